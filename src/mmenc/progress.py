@@ -1,0 +1,59 @@
+"""Long work shows progress: a bar on a terminal, a plain line now and then elsewhere (a pod's log, CI)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LINE_EVERY = 20.0
+"""Seconds between two plain lines."""
+
+
+class Bar:
+    """Progress of one piece of work; `advance` is cheap enough to be called for every step."""
+
+    def __init__(self, title: str, total: float, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0.0
+        self.started = self.printed = time.monotonic()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Count `amount` more; `note` is shown beside the bar (loss, tokens per second)."""
+        self.done += amount
+        now = time.monotonic()
+        if now - self.printed >= LINE_EVERY:
+            self.printed = now
+            self._line(note)
+
+    def _line(self, note: str) -> None:
+        seconds = time.monotonic() - self.started
+        left = seconds * (self.total - self.done) / self.done if self.done else 0
+        share = 100 * self.done / self.total if self.total else 100
+        print(f"  {self.title} {share:3.0f} % {note} {left:.0f} s left".replace("  ", " "), flush=True)
+
+
+class _RichBar(Bar):
+    def __init__(self, title: str, total: float, unit: str) -> None:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        super().__init__(title, total, unit)
+        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
+        self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), transient=True)
+        self.task = self.progress.add_task(title, total=total, note="")
+        self.progress.start()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.progress.update(self.task, advance=amount, **({"note": note} if note else {}))
+
+
+@contextmanager
+def bar(title: str, total: float, unit: str = "") -> Iterator[Bar]:
+    """Show the progress of a block of work."""
+    shown = _RichBar(title, total, unit) if sys.stdout.isatty() else Bar(title, total, unit)
+    try:
+        yield shown
+    finally:
+        if isinstance(shown, _RichBar):
+            shown.progress.stop()

@@ -1,0 +1,95 @@
+"""THE TABLE: every step's function, version, reads, parameters and place; `dvc.yaml` and the Kubeflow faces are tested
+against it.
+
+Raise a step's `version` whenever the same input would give another result (tests/contract/test_golden.py notices when
+it was forgotten). A role that ends in `*` is a folder of instances; the recipe says which of them count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmenc.errors import Refused, nearest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row: `function` is `module:function`, imported only when the step runs."""
+
+    name: str
+    function: str
+    version: int
+    reads: tuple[str, ...]
+    params: tuple[str, ...]
+    folder: str
+    """Where its artifact lies below `artifacts/`; `{name}` for a step with instances."""
+    image: str = "cpu"
+    raw: tuple[str, ...] = ()
+    """Roles that are plain directories, not artifacts; their files become `inputs`."""
+
+    @property
+    def instances(self) -> bool:
+        """Whether the step runs once per phase."""
+        return "{name}" in self.folder
+
+    def param_paths(self, name: str) -> list[str]:
+        """Parameter paths with the instance's name filled in."""
+        return [p.format(name=name) for p in self.params]
+
+
+TABLE: dict[str, Step] = {
+    step.name: step
+    for step in (
+        Step("ingest", "mmenc.data.ingest:run", 1, (), ("ingest",), "ingest", raw=("data",)),
+        Step("clean", "mmenc.data.clean:run", 1, ("raw",), ("clean",), "clean"),
+        Step("validate", "mmenc.data.validate:run", 1, ("clean",), ("validate",), "validate"),
+        Step("tokenizer", "mmenc.data.tokenizer:run", 1, ("clean", "validate"), ("seed", "tokenizer"), "tokenizer"),
+        Step("tokenize", "mmenc.data.tokenize:run", 1, ("clean", "validate", "tokenizer"), ("tokenize",), "tokenize"),
+        Step("init", "mmenc.train.init:run", 1, ("tokenizer",), ("seed", "model", "tokenizer.vocab_size"), "train/init"),
+        Step("mixture", "mmenc.data.mixture:run", 1, ("tokens",), ("languages", "phases.{name}"), "mixture/{name}"),
+        Step(
+            "train",
+            "mmenc.train.step:run",
+            1,
+            ("tokens", "mixture", "init"),
+            ("seed", "model", "phases.{name}"),
+            "train/{name}",
+            image="gpu",
+        ),
+        Step("merge", "mmenc.merge:run", 1, ("train*", "tokens"), ("seed", "model", "merge"), "merge"),
+        Step(
+            "evaluate",
+            "mmenc.evaluate.step:run",
+            1,
+            ("model", "tokenizer", "tokens"),
+            ("languages", "model", "evaluate"),
+            "evaluate/{name}",
+        ),
+        Step(
+            "release",
+            "mmenc.release:run",
+            1,
+            ("model", "tokenizer", "evaluate", "validate"),
+            ("model", "release"),
+            "release",
+        ),
+        Step("report", "mmenc.report:run", 1, ("release", "evaluate*"), ("languages", "phases", "merge"), "report"),
+    )
+}
+
+
+def find(text: str) -> Step:
+    """Look up `STEP` or `STEP@VERSION`; another version than the table's is refused."""
+    name, _, version = text.partition("@")
+    if name not in TABLE:
+        raise Refused(f"no step is called {name!r}{nearest(name, TABLE) or '; steps: ' + ', '.join(TABLE)}")
+    step = TABLE[name]
+    if version and version != str(step.version):
+        raise Refused(f"{name}@{version}: this mmenc has version {step.version} of the step; update dvc.yaml or mmenc")
+    return step
+
+
+def artifacts_root(step: Step, out: Path) -> Path:
+    """The folder `artifacts/` that an `--out` lies in: where `.runs` and `.resume` are."""
+    return out.absolute().parents[step.folder.count("/")]
