@@ -83,7 +83,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    # argparse does not take positionals again after an option, so ROLE=DIR behind --out arrives as a rest.
+    args, rest = parser.parse_known_args(argv)
+    if rest and (args.command != "run" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.roles += rest
     try:
         args.function(args)
     except Refused as error:

@@ -153,7 +153,9 @@ def _lock(resume: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            raise Refused(f"{resume}: process {handle.read().strip() or '?'} is already running this step; wait or stop it") from None
+            raise Refused(
+                f"{resume}: process {handle.read().strip() or '?'} is already running this step; wait or stop it"
+            ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

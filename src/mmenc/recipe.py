@@ -46,9 +46,7 @@ class Section(BaseModel):
             for key in data:
                 if key not in known and key not in cls.model_fields:
                     hint = nearest(str(key), known) or f"; known keys: {', '.join(sorted(known))}"
-                    raise PydanticCustomError(
-                        "unknown_key", "unknown key '{key}'{hint}", {"key": str(key), "hint": hint}
-                    )
+                    raise PydanticCustomError("unknown_key", "unknown key '{key}'{hint}", {"key": str(key), "hint": hint})
         return data
 
 

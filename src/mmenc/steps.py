@@ -70,7 +70,7 @@ TABLE: dict[str, Step] = {
             "release",
             "mmenc.release:run",
             1,
-            ("model", "tokenizer", "evaluate", "validate"),
+            ("model", "tokenizer", "evaluate", "validate", "tokens"),
             ("model", "release"),
             "release",
         ),

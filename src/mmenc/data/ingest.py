@@ -140,7 +140,9 @@ def run(job: Job) -> Json:
     with bar("ingest", len(by_language), "languages") as shown:
         for language, files in sorted(by_language.items()):
             if not FOLDER.match(language):
-                raise Refused(f"{root / language}: not a language tag; expected ISO 639-3 and script, such as fao_Latn, or a bucket name such as code")
+                raise Refused(
+                    f"{root / language}: not a language tag; expected ISO 639-3 and script, such as fao_Latn, or a bucket name such as code"
+                )
             rows, chars = _language(job, language, files, root)
             sources += rows
             languages[language] = {

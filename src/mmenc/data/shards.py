@@ -81,7 +81,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 number += 1
                 yield number, line
     except UnicodeDecodeError as error:
-        raise Refused(f"{path}: line {number + 1} or shortly after is not UTF-8 ({error.reason}); convert the file to UTF-8") from None
+        raise Refused(
+            f"{path}: line {number + 1} or shortly after is not UTF-8 ({error.reason}); convert the file to UTF-8"
+        ) from None
     except (EOFError, OSError, zstandard.ZstdError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

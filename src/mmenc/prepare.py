@@ -1,0 +1,88 @@
+"""What `make run` does around `dvc repro`: check the recipe, fetch the default corpus, tidy up; and the closing screen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from mmenc.artifact import clear_stale, read_json
+from mmenc.errors import Refused
+from mmenc.recipe import load
+
+ARTIFACTS = Path("artifacts")
+DEFAULT_DATA = Path("data")
+
+
+def prepare(params: Path) -> None:
+    """Leave everything ready for `dvc repro`; removes instances that the recipe no longer names."""
+    recipe = load(params)
+    root = Path(recipe.ingest.root)
+    if not root.exists():
+        if root != DEFAULT_DATA:
+            raise Refused(
+                f"{params}: ingest.root is {str(root)!r}, there is no such directory; expected one folder per language in it"
+            )
+        from mmenc.data.sample import write_sample
+
+        write_sample(root)
+    for kind in ("train", "mixture", "evaluate"):
+        folder = ARTIFACTS / kind
+        if folder.is_dir():
+            clear_stale(folder)
+            for instance in folder.iterdir():
+                if instance.is_dir() and instance.name not in {*recipe.phases, "init", "merge"}:
+                    print(f"removing {instance}: the recipe no longer names it")
+                    shutil.rmtree(instance)
+    if ARTIFACTS.is_dir():
+        clear_stale(ARTIFACTS)
+
+
+def closing_screen(params: Path) -> None:
+    """One screen: the figures that count, and where the report and the model are."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+
+    recipe = load(params)
+    release = ARTIFACTS / "release"
+    manifest = read_json(release / "manifest.json")
+    tiers = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["tiers"]
+    chance = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["retrieval"]["chance"]
+    table = Table(title=f"{recipe.release.name} on held-out text", title_justify="left")
+    columns = (
+        "tier",
+        "bits per byte",
+        "of a unigram model",
+        "masked tokens right",
+        f"translation found (chance {100 * chance:.0f} %)",
+    )
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    for tier, models in tiers.items():
+        mine, base = models.get("merge", {}), models.get("unigram", {})
+        found = mine.get("retrieval.accuracy")
+        table.add_row(
+            tier,
+            f"{mine['mlm.bits_per_byte']:.3f}" if "mlm.bits_per_byte" in mine else "-",
+            f"{base['mlm.bits_per_byte']:.3f}" if "mlm.bits_per_byte" in base else "-",
+            f"{100 * mine['mlm.accuracy']:.1f} %" if "mlm.accuracy" in mine else "-",
+            f"{100 * found:.1f} %" if found is not None else "-",
+        )
+    seconds = 0.0
+    for digest in {manifest["digest"], *read_json(release / "lineage.json")}:
+        record = ARTIFACTS / ".runs" / digest / "run.json"
+        if record.is_file():
+            seconds += float(json.loads(record.read_text(encoding="utf-8"))["seconds"])
+    console = Console()
+    console.print(table)
+    console.print(
+        Panel(
+            f"[bold]report[/bold]   {ARTIFACTS / 'report' / 'report.html'}   (open it in a browser; it needs no network)\n"
+            f"[bold]model[/bold]    {release}   AutoModelForMaskedLM.from_pretrained({str(release)!r})\n"
+            f"[bold]lineage[/bold]  .venv/bin/mmenc lineage {release}\n"
+            f"made in {seconds / 60:.1f} minutes of work",
+            title="done",
+            title_align="left",
+        )
+    )
