@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, seal, sha256_file, write_json
-from mmenc.errors import Refused, Stopped
+from mmenc.errors import Refused, Stopped, nearest
 from mmenc.recipe import Recipe
 from mmenc.steps import Step, artifacts_root
 
@@ -76,8 +76,8 @@ def _expand(step: Step, recipe: Recipe, dirs: Mapping[str, Path]) -> dict[str, P
     return found
 
 
-def hash_raw(step: Step, dirs: Mapping[str, Path]) -> list[Json]:
-    """`[{path, sha256}]` of every file under the raw inputs, sorted by path; refuses a missing or empty folder."""
+def hash_raw(step: Step, dirs: Mapping[str, Path], folders: Sequence[str] | None = None) -> list[Json]:
+    """`[{path, sha256}]` of every file under the raw inputs (below `folders`, if given), sorted by path."""
     rows: list[Json] = []
     for role in step.raw:
         root = dirs.get(role)
@@ -85,7 +85,11 @@ def hash_raw(step: Step, dirs: Mapping[str, Path]) -> list[Json]:
             raise Refused(f"{step.name}: role {role} is missing; expected {role}=DIR")
         if not root.is_dir():
             raise Refused(f"{root}: no such directory; expected one folder per language, such as {root}/eng_Latn")
-        for path in sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        roots = [root / f for f in folders] if folders else [root]
+        missing = next((r for r in roots if not r.is_dir()), None)
+        if missing:
+            raise Refused(f"{missing}: no such directory{nearest(missing.name, [p.name for p in root.iterdir()])}")
+        for path in sorted(p for r in roots for p in r.rglob("*") if p.is_file() and not p.name.startswith(".")):
             if not path.resolve().is_relative_to(root.resolve()) and path.is_symlink() and ".dvc" not in path.resolve().parts:
                 raise Refused(f"{path}: is a link that leaves the folder {root}")
             rows.append({"path": PurePosixPath(path.relative_to(root)).as_posix(), "sha256": sha256_file(path)})
@@ -103,7 +107,8 @@ def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Mapping[str,
         raise Refused(f"{step.name}: takes no --name")
     paths = _expand(step, recipe, dirs)
     inputs = {role: Artifact.read(path) for role, path in paths.items()}
-    raw_files = hash_raw(step, dirs)
+    chosen = recipe.ingest.languages
+    raw_files = hash_raw(step, dirs, None if chosen == "all" else chosen)
     request = Request(
         step=step.name,
         name=name,
@@ -188,6 +193,8 @@ graceful = False
 @contextmanager
 def signals() -> Iterator[None]:
     """Handle SIGTERM and Ctrl-C: leave nothing half-written, exit with 75."""
+    global stop_requested
+    stop_requested = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         global stop_requested

@@ -63,6 +63,8 @@ class Ingest(Section):
     """Where raw text comes from: a folder with one folder per language (`<ISO 639-3>_<Script>`) or bucket."""
 
     root: str = "data"
+    languages: Literal["all"] | Annotated[list[Folder], Field(min_length=1)] = "all"
+    """Folders to read; the others are left alone."""
     license: str = "unknown"
     """Licence noted for documents that do not bring their own (plain text files)."""
     document_bytes: Positive = 20_000
@@ -131,6 +133,8 @@ class Model(Section):
     global_every: Positive = 3
     attn_out_dropout: Share = 0.1
     norm_eps: float = 1e-5
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the truncated normal that weights start from; narrow models want more (docs/log.md)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     source: str = "random"
     """`random`; a later issue adds a released model to take over."""

@@ -6,7 +6,8 @@ import re
 import pytest
 from lxml import etree
 
-from mmenc.page import Html, Marked, bar_chart, details, escape, figures, line_chart, number, page, short, stacked_shares, table
+from mmenc.charts import bar_chart, line_chart, short, stacked_shares
+from mmenc.page import Html, Marked, details, escape, figures, number, page, table
 
 NASTY = '<script>alert("x")</script> & \x00\ud800 עברית 中文'
 

@@ -129,7 +129,9 @@ def _language(job: Job, language: str, files: list[str], root: Path) -> tuple[li
 def run(job: Job) -> Json:
     """Read `data/<language>/*`, write `shards/<language>/NNNNN.jsonl.zst`."""
     root = job.raw["data"]
-    by_language: dict[str, list[str]] = {p.name: [] for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    chosen = job.recipe.ingest.languages
+    names = [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")] if chosen == "all" else chosen
+    by_language: dict[str, list[str]] = {name: [] for name in names}
     for row in job.raw_files:
         folder, _, rest = row["path"].partition("/")
         if not rest:

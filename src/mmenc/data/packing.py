@@ -1,8 +1,8 @@
 """Packing: pieces of documents into rows of `context` tokens, window by window, nothing dropped, little left empty.
 
 Decision: best-fit decreasing within a window (measured fill for first-fit decreasing: 99.4 % for 256 documents at
-1024, 99.2 % for 1,000 at 8192; performance.md section 5). A document longer than a row is cut into the fewest pieces of
-nearly equal length, each with its own bos and eos, so that there are no tiny tails.
+1024, 99.2 % for 1,000 at 8192; performance.md section 5). A document longer than a row is cut into whole rows and a
+rest, each with its own bos and eos (equal pieces were tried: fill at 128 fell from 99 to 89 %, two rarely fit a row).
 """
 
 from __future__ import annotations
@@ -41,13 +41,16 @@ class Piece:
 
 
 Row = list[Piece]
+TAIL = 8
+"""A rest shorter than 1/TAIL of a row shares evenly with the piece before it: a few tokens alone teach nothing."""
 
 
 def cut(folder: str, document: int, length: int, context: int) -> list[Piece]:
     """Cut a stored document of `length` tokens (bos and eos included) into pieces of at most `context` tokens."""
     content, room = length - 2, context - 2
-    count = max(1, -(-content // room))
-    edges = [content * i // count for i in range(count + 1)]
+    edges = [*range(0, max(content, 1), room), content]
+    if len(edges) > 2 and edges[-1] - edges[-2] < room // TAIL:
+        edges[-2] -= (room - (edges[-1] - edges[-2])) // 2
     return [Piece(folder, document, a, b, b == content) for a, b in zip(edges, edges[1:], strict=False)]
 
 

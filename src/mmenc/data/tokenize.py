@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mmenc.artifact import Json
 from mmenc.data.shards import Document, languages
-from mmenc.data.split import Splitter
+from mmenc.data.split import splitter_of
 from mmenc.data.tokenizer import documents, load
 from mmenc.data.tokens import BOS, EOS, SPLITS, SplitWriter
 from mmenc.errors import Refused
@@ -31,7 +31,7 @@ def _batches(items: Iterator[Document]) -> Iterator[list[Document]]:
 def run(job: Job) -> Json:
     """Write `train/`, `dev/`, `test/`: tokens.bin, offsets.npy, index.json and, for dev and test, documents.jsonl."""
     clean = job.inputs["clean"].path
-    splitter, tokenizer = Splitter.read(clean), load(job.inputs["tokenizer"].path)
+    splitter, tokenizer = splitter_of(clean), load(job.inputs["tokenizer"].path)
     writers = {split: SplitWriter(job.out / split, tokenizer.get_vocab_size()) for split in SPLITS}
     folders: Json = {}
     short: Counter[str] = Counter()

@@ -19,7 +19,7 @@ from tokenizers import Regex as TokenizerRegex
 from mmenc import rng
 from mmenc.artifact import Json, write_json
 from mmenc.data.shards import Document, languages, read_documents, shard_paths
-from mmenc.data.split import Splitter
+from mmenc.data.split import Splitter, splitter_of
 from mmenc.data.tokens import BOS, EOS, SPECIALS
 from mmenc.errors import Refused
 from mmenc.job import Job
@@ -158,7 +158,7 @@ def run(job: Job) -> Json:
     from transformers import PreTrainedTokenizerFast
 
     settings, clean = job.recipe.tokenizer, job.inputs["clean"].path
-    splitter = Splitter.read(clean)
+    splitter = splitter_of(clean)
     sample = training_sample(clean, splitter, settings.temperature, settings.sample_bytes, job.recipe.seed)
     nbytes = {language: sum(len(t.encode()) for t in texts) for language, texts in sample.items()}
     job.say(f"training {settings.vocab_size:,} entries on {sum(nbytes.values()) / 1e6:.1f} MB of {len(sample)} languages")

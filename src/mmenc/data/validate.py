@@ -123,19 +123,12 @@ def expect(rows: list[Json], limits: Mapping[str, float]) -> list[Json]:
     import great_expectations as gx
     import pandas as pd
     from great_expectations import expectations as gxe
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
+    from great_expectations.data_context.types import base
 
     frame = pd.DataFrame(rows)
     frame[list(NEED_TEXT)] = frame[list(NEED_TEXT)].where(frame["documents"] > 0, math.nan)
-    config = DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-        analytics_enabled=False,
-        progress_bars=ProgressBarsConfig(globally=False),
-    )
+    stores, bars = base.InMemoryStoreBackendDefaults(init_temp_docs_sites=False), base.ProgressBarsConfig(globally=False)
+    config = base.DataContextConfig(store_backend_defaults=stores, analytics_enabled=False, progress_bars=bars)
     context = gx.get_context(mode="ephemeral", project_config=config)
     asset = context.data_sources.add_pandas("clean").add_dataframe_asset("languages")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
@@ -260,23 +253,18 @@ def _language_rows(rows: list[Json], failures: list[Json]) -> list[list[Cell]]:
 def report(rows: list[Json], shards: list[Json], failures: list[Json], limits: Mapping[str, float]) -> str:
     """Return the page that a person reads: verdict, what fails or is waived and why, all languages, thresholds, shards."""
     failing = {f["language"] for f in failures if not f["waived"]}
-    parts = [
-        figures(
-            {
-                "verdict": Marked("refused", "bad") if failing else Marked("passed", "ok"),
-                "languages": len(rows),
-                "documents": sum(r["documents"] for r in rows),
-                "languages that fail": len(failing),
-                "figures waived": sum(bool(f["waived"]) for f in failures),
-                "languages without test documents": sum(not r["test"] for r in rows),
-            }
-        )
-    ]
+    summary: dict[str, Cell] = {
+        "verdict": Marked("refused", "bad") if failing else Marked("passed", "ok"),
+        "languages": len(rows),
+        "documents": sum(r["documents"] for r in rows),
+        "languages that fail": len(failing),
+        "figures waived": sum(bool(f["waived"]) for f in failures),
+        "languages without test documents": sum(not r["test"] for r in rows),
+    }
+    parts = [figures(summary)]
     if failures:
-        parts += [
-            tag("h2", "What fails or is waived"),
-            table(["language", "figure", "found", "threshold", "verdict"], _verdicts(failures)),
-        ]
+        listed = table(["language", "figure", "found", "threshold", "verdict"], _verdicts(failures))
+        parts += [tag("h2", "What fails or is waived"), listed]
     headers = ["verdict", *(k.replace("_", " ") for k in rows[0])] if rows else []
     parts += [tag("h2", "Languages"), table(headers, _language_rows(rows, failures))]
     bounds = [
@@ -287,8 +275,8 @@ def report(rows: list[Json], shards: list[Json], failures: list[Json], limits: M
     if untested := [r["language"] for r in rows if not r["test"]]:
         parts.append(details(f"{len(untested)} languages without test documents", tag("p", ", ".join(untested))))
     rest = f", the first {SHOWN_SHARDS}; statistics.json has all" if len(shards) > SHOWN_SHARDS else ""
-    listed = table([k.replace("_", " ") for k in shards[0]], [list(s.values()) for s in shards[:SHOWN_SHARDS]]) if shards else ""
-    parts.append(details(f"{number(len(shards))} shards{rest}", listed))
+    inner = table([k.replace("_", " ") for k in shards[0]], [list(s.values()) for s in shards[:SHOWN_SHARDS]]) if shards else ""
+    parts.append(details(f"{number(len(shards))} shards{rest}", inner))
     return page("Data validation", parts)
 
 

@@ -26,6 +26,7 @@ def encoder_config(recipe: Recipe) -> EncoderConfig:
         global_every=m.global_every,
         norm_eps=m.norm_eps,
         attn_out_dropout=m.attn_out_dropout,
+        initializer_range=m.initializer_range,
     )
 
 

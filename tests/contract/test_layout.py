@@ -1,0 +1,74 @@
+"""The repository keeps its own rules: import direction, sizes, the graph equals the table, nothing machine-bound."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmenc.steps import TABLE
+from tests.pipeline import REPO
+
+SOURCES = sorted((REPO / "src").rglob("*.py"))
+
+
+def tracked() -> list[Path]:
+    out = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    return [REPO / line for line in out.splitlines() if (REPO / line).is_file()]
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {a.name.split(".")[0] for a in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPO)))
+def test_the_library_imports_neither_kfp_nor_dvc_and_stays_small(path: Path):
+    assert not imported(path) & {"kfp", "dvc", "components"}
+    assert "pipelines" not in imported(path) or path.name == "cli.py"
+    assert len(path.read_text().splitlines()) <= 340
+
+
+def test_dvc_yaml_is_the_step_table():
+    stages = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
+    seen = set()
+    for stage_name, stage in stages.items():
+        each = stage.get("do", stage)
+        words = each["cmd"].split()
+        name, version = words[2].split("@")
+        step = TABLE[name]
+        seen.add(name)
+        assert int(version) == step.version, stage_name
+        instance = "merge" if stage_name == "evaluate-merge" else "${key}"
+        out = "artifacts/" + step.folder.format(name=instance)
+        assert each["outs"] == [{out: {"persist": True}}], stage_name
+        assert each["params"] == step.param_paths("${key}"), stage_name
+        roles = dict(word.split("=") for word in words if "=" in word)
+        assert sorted(roles) == sorted([*(r.rstrip("*") for r in step.reads), *step.raw]), stage_name
+        assert sorted(roles.values()) == sorted(each["deps"]), stage_name
+        assert words[words.index("--out") + 1] == out, stage_name
+        assert ("--name" in words) == step.instances, stage_name
+    assert seen == set(TABLE)
+
+
+def test_no_absolute_path_and_no_registry_host():
+    hosts = re.compile("pypi" + r"\.org|registry\." + "npmjs|file" + r"s\.pythonhosted|deb\.debian" + r"\.org|hugging" + r"face\.co/")
+    for path in tracked():
+        if path.suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ""} and path.name != "test_layout.py":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(?<![\w.])/(work|root|home)/", text), path
+            assert not hosts.search(text), path
+
+
+def test_the_product_does_not_depend_on_shared():
+    for path in [*SOURCES, REPO / "Makefile", REPO / "dvc.yaml", REPO / "params.yaml"]:
+        assert "../shared" not in path.read_text(), path

@@ -1,0 +1,110 @@
+"""Manifests: digest names what was asked for, content what came out; whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import rfc8785
+
+from mmenc.artifact import Artifact, Parent, Request, atomic_directory, clear_stale, content_of, merge_lineage, seal, sha256_json
+from mmenc.errors import Refused
+from mmenc.job import disk_errors
+
+
+def make(path: Path, text: str = "x", step: str = "clean", parents: tuple[Artifact, ...] = (), **config) -> Artifact:
+    request = Request(step, "", 1, config, tuple(p.parent(f"r{i}") for i, p in enumerate(parents)))
+    with atomic_directory(path) as work:
+        (work / "sub").mkdir()
+        (work / "sub" / "a.txt").write_text(text)
+        seal(work, request, list(parents), {"n": 1})
+    return Artifact.read(path)
+
+
+def test_digest_follows_the_contract_to_the_letter():
+    request = Request("train", "extend", 3, {"seed": 1, "x": 8e-4}, (Parent("b", "d2", "c2"), Parent("a", "d1", "c1")), ({"path": "p", "sha256": "s"},))
+    expected = {
+        "step": "train",
+        "name": "extend",
+        "version": 3,
+        "config": {"seed": 1, "x": 0.0008},
+        "parents": [{"role": "a", "digest": "d1"}, {"role": "b", "digest": "d2"}],
+        "inputs": [{"path": "p", "sha256": "s"}],
+    }
+    assert request.digest == sha256_json(expected)
+    assert rfc8785.dumps({"b": 1.0, "a": "é"}) == '{"a":"é","b":1}'.encode()
+
+
+def test_an_artifact_round_trips(tmp_path: Path):
+    artifact = make(tmp_path / "one", mask=0.3)
+    raw = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert set(raw) == {
+        "schema", "step", "name", "version", "config", "parents", "inputs", "facts", "files", "external", "digest", "content",
+    }  # fmt: skip
+    assert raw["files"].keys() == {"sub/a.txt"}
+    assert raw["content"] == content_of(raw["files"], [])
+    child = make(tmp_path / "two", parents=(artifact,))
+    assert list(child.lineage) == [artifact.manifest.digest]
+    assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_equal_requests_and_results_give_equal_bytes(tmp_path: Path):
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    assert (a.path / "manifest.json").read_bytes() == (b.path / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda p: (p / "sub/a.txt").write_text("y"), "sub/a.txt: sha256 is .* the file was changed or cut"),
+        (lambda p: (p / "sub/a.txt").unlink(), "sub/a.txt: is missing"),
+        (lambda p: (p / "new").write_text("y"), "new: is not listed"),
+        (lambda p: (p / "manifest.json").unlink(), "no manifest.json in it"),
+        (lambda p: (p / "manifest.json").write_text("{}"), "not a manifest of schema 1"),
+        (lambda p: (p / "lineage.json").unlink(), "lineage.json: cannot be read"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage, expected):
+    path = make(tmp_path / "one").path
+    damage(path)
+    with pytest.raises(Refused, match=expected):
+        Artifact.read(path)
+
+
+def test_a_manifest_that_lies_is_named(tmp_path: Path):
+    path = make(tmp_path / "one", mask=0.3).path
+    raw = json.loads((path / "manifest.json").read_text())
+    raw["config"]["mask"] = 0.2
+    (path / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(Refused, match="digest does not follow"):
+        Artifact.read(path)
+
+
+def test_one_digest_with_two_contents_is_refused(tmp_path: Path):
+    a, b = make(tmp_path / "a", "x"), make(tmp_path / "b", "y")
+    with pytest.raises(Refused, match="two different results of clean"):
+        merge_lineage([a, b])
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path):
+    path = make(tmp_path / "one").path
+    with pytest.raises(RuntimeError), atomic_directory(path) as work:
+        (work / "half").write_text("h")
+        raise RuntimeError
+    assert Artifact.read(path).facts == {"n": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one"]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_of_living_ones_kept(tmp_path: Path):
+    (tmp_path / ".tmp.clean.999999999").mkdir()
+    (tmp_path / f".tmp.clean.{os.getppid()}").mkdir()
+    clear_stale(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f".tmp.clean.{os.getppid()}"]
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path):
+    with pytest.raises(Refused, match="no space left on the device; nothing was changed"), disk_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
