@@ -18,18 +18,19 @@ def tiny_recipe() -> dict[str, Any]:
     """Every feature of the default recipe at a size of seconds."""
     with (REPO / "params.yaml").open() as stream:
         recipe = yaml.safe_load(stream)
-    recipe["languages"] = {"high": ["eng_Latn"], "middle": {"top": 3}, "tail": "all"}
+    recipe["languages"] = {"high": ["eng_Latn"], "middle": {"top": 4}, "tail": "all"}
     recipe["validate"]["waivers"] = []
     recipe["tokenizer"] |= {"vocab_size": 1024, "sample_bytes": 200_000}
-    recipe["model"] |= {"hidden": 32, "layers": 4, "heads": 2, "intermediate": 48, "window": 32, "attn_out_dropout": 0.1}
-    tokens = {"pretrain": 24_000, "extend": 12_000, "decay-english": 6_000, "decay-continued": 6_000, "decay-all": 8_000}
+    recipe["model"] |= {"hidden": 32, "layers": 4, "heads": 2, "intermediate": 48, "window": 32}
+    recipe["model"] |= {"attn_out_dropout": 0.1, "initializer_range": 0.1}
+    tokens = {"pretrain": 24_000, "extend": 32_000, "decay-english": 8_000, "decay-continued": 8_000, "decay-all": 16_000}
     for name, phase in recipe["phases"].items():
-        phase |= {"tokens": tokens[name], "context": 64 if name == "pretrain" else 128, "batch_tokens": 1024, "epoch_cap": 5}
-        phase["lr"] |= {"warmup": 4_000 if name == "pretrain" else 0, "peak": 5e-3}
+        phase |= {"tokens": tokens[name], "context": 64 if name == "pretrain" else 128, "batch_tokens": 512, "epoch_cap": 5}
+        phase["lr"] |= {"warmup": 4_000 if name == "pretrain" else 0, "peak": 1e-2}
         phase["evaluations"] = 2
     recipe["merge"] |= {"densities": [0.5, 1.0], "dev_tokens": 4_000}
     recipe["evaluate"] |= {"tokens_per_language": 600, "bootstrap": 50}
-    recipe["compute"] |= {"checkpoint_seconds": 0}
+    recipe["compute"] |= {"checkpoint_seconds": 1}
     return recipe
 
 

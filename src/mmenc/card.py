@@ -31,7 +31,7 @@ def _sources(ingest: Json) -> str:
 
 def _schedule(steps: Mapping[str, Json]) -> str:
     rows = []
-    for key, m in steps.items():
+    for m in steps.values():
         if m["step"] != "train":
             continue
         phase = m["config"][f"phases.{m['name']}"]
@@ -82,6 +82,7 @@ def model_card(recipe: Recipe, lineage: Mapping[str, Json], evaluation: Json, lo
     waivers = steps["validate"]["facts"]["waivers"]
     counts = steps["init"]["facts"]
     facts = evaluation["facts"]
+    kept, retrieval, tokens = steps["clean"]["facts"]["total"], facts["retrieval"], steps["tokenize"]["facts"]["total"]
     front = "\n".join(
         [
             "---",
@@ -95,7 +96,9 @@ def model_card(recipe: Recipe, lineage: Mapping[str, Json], evaluation: Json, lo
             "---",
         ]
     )
-    waived = "\n".join(f"- {w['language']}: {w['expectation']} is {w['found']}, expected {w['threshold']}. {w['reason']}" for w in waivers)
+    waived = "\n".join(
+        f"- {w['language']}: {w['expectation']} is {w['found']}, expected {w['threshold']}. {w['reason']}" for w in waivers
+    )
     return f"""{front}
 
 # {name}
@@ -112,8 +115,8 @@ pipeline("fill-mask", model="{name}")("…<mask>…")
 
 {_sources(steps["ingest"])}
 
-After cleaning {steps["clean"]["facts"]["total"]["kept"]:,} of {steps["clean"]["facts"]["total"]["documents"]:,} documents were kept;
-train, dev and test are {", ".join(f"{n:,}" for n in steps["tokenize"]["facts"]["total"].values())} tokens (dev, test, train).
+After cleaning {kept["kept"]:,} of {kept["documents"]:,} documents were kept: {tokens["train"]:,} tokens to train on,
+{tokens["dev"]:,} for choices and {tokens["test"]:,} for the figures below.
 
 ## Schedule
 
@@ -124,7 +127,7 @@ Merge: {steps["merge"]["facts"]["method"]}, density {steps["merge"]["facts"]["ch
 ## Evaluation
 
 On held-out text, every language of a tier counting the same; masked tokens at {100 * recipe.evaluate.mask:g} % with a fixed seed.
-Retrieval finds the translation of a held-out article among {facts["retrieval"]["documents"]} (chance {100 * facts["retrieval"]["chance"]:.0f} %).
+Retrieval finds the translation of a held-out article among {retrieval["documents"]} (chance {100 * retrieval["chance"]:.0f} %).
 
 {_evaluation(facts["tiers"], "merge")}
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NoReturn
+
 from mmenc.errors import Refused, nearest
 from mmenc.recipe import Phase, Recipe, Top
 
 RESERVED = ("init", "merge")
+Refuse = Callable[[str, str], NoReturn]
 
 
 def check(recipe: Recipe, where: str) -> None:
     """Raise Refused with one sentence at the first contradiction."""
 
-    def refuse(path: str, message: str) -> None:
+    def refuse(path: str, message: str) -> NoReturn:
         raise Refused(f"{where}: {path}: {message}")
 
     _waves(recipe, refuse)
@@ -32,7 +36,7 @@ def check(recipe: Recipe, where: str) -> None:
         refuse("tokenizer.vocab_size", f"{recipe.tokenizer.vocab_size} is too small: 256 bytes and the special tokens need 512")
 
 
-def _waves(recipe: Recipe, refuse) -> None:  # type: ignore[no-untyped-def]
+def _waves(recipe: Recipe, refuse: Refuse) -> None:
     """Each set of `languages` contains the one before it (what cannot be known before counting is checked later)."""
     before: tuple[str, object] | None = None
     for name, wave in recipe.languages.items():
@@ -59,7 +63,7 @@ def _lost(old: object, new: object) -> str:
     return f"{size - room} of {size} languages" if size > room else ""
 
 
-def _tree(recipe: Recipe, refuse) -> None:  # type: ignore[no-untyped-def]
+def _tree(recipe: Recipe, refuse: Refuse) -> None:
     names = recipe.phases.keys()
     for name, phase in recipe.phases.items():
         if name in RESERVED:
@@ -82,7 +86,7 @@ def _tree(recipe: Recipe, refuse) -> None:  # type: ignore[no-untyped-def]
         refuse("phases", f"{len(roots)} phases start from init ({', '.join(roots)}); expected one root")
 
 
-def _phase(recipe: Recipe, name: str, phase: Phase, refuse) -> None:  # type: ignore[no-untyped-def]
+def _phase(recipe: Recipe, name: str, phase: Phase, refuse: Refuse) -> None:
     here = f"phases.{name}"
     if phase.context % recipe.model.window:
         refuse(f"{here}.context", f"{phase.context} is not a multiple of model.window {recipe.model.window}")
@@ -112,7 +116,7 @@ def _phase(recipe: Recipe, name: str, phase: Phase, refuse) -> None:  # type: ig
         refuse(f"{here}.context", f"{phase.context} is shorter than the {parent.context} of its parent {phase.init}")
 
 
-def _merge(recipe: Recipe, refuse) -> None:  # type: ignore[no-untyped-def]
+def _merge(recipe: Recipe, refuse: Refuse) -> None:
     merge = recipe.merge
     for path, name in [("merge.base", merge.base), *[("merge.branches", b) for b in merge.branches]]:
         if name not in recipe.phases:

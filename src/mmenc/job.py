@@ -196,7 +196,7 @@ def signals() -> Iterator[None]:
     global stop_requested
     stop_requested = False
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         global stop_requested
         stop_requested = True
         if not graceful:

@@ -76,7 +76,8 @@ def _broken_raw(raw: Path, inputs: list[Json]) -> list[Json]:
     return broken
 
 
-def _tree(data: Json) -> list[str]:
+def tree_lines(data: Json) -> list[str]:
+    """Lines of the tree from the root artifact to the raw data; a node that was shown before is not unfolded again."""
     lines: list[str] = []
     seen: set[str] = set()
 
@@ -104,7 +105,7 @@ def show(path: Path, *, verify: bool, as_json: bool) -> None:
         json.dump(data, sys.stdout, ensure_ascii=False, indent=1)
         print()
     else:
-        print("\n".join(_tree(data)))
+        print("\n".join(tree_lines(data)))
         print(f"\n{len(data['sources'])} raw files of {len({s['language'] for s in data['sources']})} languages:")
         for s in data["sources"]:
             print(f"  {s['path']:42} {s['sha256'][:16]} {s['documents']:6} documents {s['bytes']:10,} bytes  {s['license']}")

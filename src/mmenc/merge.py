@@ -8,7 +8,7 @@ density is swept here on dev. One branch is passed on as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from safetensors.torch import load_file
@@ -52,7 +52,7 @@ def ties(base: Tensor, branches: list[Tensor], density: float, scale: float) -> 
 
 
 def merge_tensors(
-    base: Tensors, branches: list[Tensors], method: str, density: float, scale: float
+    base: Tensors, branches: Sequence[Tensors], method: str, density: float, scale: float
 ) -> tuple[dict[str, Tensor], float]:
     """Merge whole checkpoints in float32; also the sign agreement, weighted by the size of the tensors."""
     merged: dict[str, Tensor] = {}

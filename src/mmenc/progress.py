@@ -45,7 +45,9 @@ class _RichBar(Bar):
         self.progress.start()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        self.progress.update(self.task, advance=amount, **({"note": note} if note else {}))
+        self.progress.update(self.task, advance=amount)
+        if note:
+            self.progress.update(self.task, note=note)
 
 
 @contextmanager

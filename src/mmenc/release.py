@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from mmenc import rng
 from mmenc.artifact import Json, read_json, write_json
 from mmenc.card import model_card
+from mmenc.data.scripts import LETTER
 from mmenc.data.tokenizer import load
 from mmenc.data.tokens import BOS, EOS, MASK, Split, is_language, open_split
 from mmenc.errors import Refused
@@ -26,6 +29,8 @@ from mmenc.train.state import load_model
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 EXAMPLE_TOKENS = 24
 """Tokens of held-out text shown with one masked."""
+EXAMPLE_CANDIDATES = 50
+"""Documents looked at per script for an example."""
 
 
 def _sentence_transformers(out: Path, context: int, hidden: int) -> None:
@@ -73,6 +78,24 @@ def logit_difference(folder: Path, job: Job, split: Split) -> float:
     return worst
 
 
+def _prose(tokenizer: Tokenizer, split: Split, documents: list[int]) -> int:
+    """The document whose start has the largest share of letters: running text rather than lists and placeholders."""
+
+    def letters(document: int) -> float:
+        text = tokenizer.decode(split.document(document)[1 : EXAMPLE_TOKENS + 1].tolist())
+        return len(LETTER.findall(text)) / max(1, len(text))
+
+    long = [d for d in documents if len(split.document(d)) > EXAMPLE_TOKENS] or documents
+    return max(long[:EXAMPLE_CANDIDATES], key=lambda d: (letters(d), -d))
+
+
+def _gap(tokenizer: Tokenizer, content: NDArray[np.int64]) -> int:
+    """Position to hide: the piece of at least two letters that is nearest to the middle."""
+    middle = len(content) // 2
+    whole = [i for i, t in enumerate(content) if len(LETTER.findall(tokenizer.decode([int(t)]))) >= 2]
+    return min(whole or range(len(content)), key=lambda i: (abs(i - middle), i))
+
+
 def fill_mask_examples(folder: Path, job: Job, split: Split) -> list[Json]:
     """Held-out text in several scripts with one word piece masked, and what the released model puts there."""
     from transformers import AutoModelForMaskedLM
@@ -82,9 +105,9 @@ def fill_mask_examples(folder: Path, job: Job, split: Split) -> list[Json]:
     tag_of = {d: t for t, (a, b) in split.ranges.items() for d in range(a, b)}
     examples: list[Json] = []
     for documents in list(_by_script(split).values())[: job.recipe.release.examples]:
-        document = next((d for d in documents if len(split.document(d)) >= EXAMPLE_TOKENS), documents[0])
+        document = _prose(tokenizer, split, documents)
         content = split.document(document).astype(np.int64)[1:-1][:EXAMPLE_TOKENS]
-        at = len(content) // 2
+        at = _gap(tokenizer, content)
         ids = torch.from_numpy(np.concatenate([[BOS], content[:at], [MASK], content[at + 1 :], [EOS]]))
         with torch.inference_mode():
             top = model(input_ids=ids[None]).logits[0, at + 1].softmax(-1).topk(3)
@@ -109,6 +132,9 @@ def _beats_unigram(evaluation: Json) -> None:
 
 def run(job: Job) -> Json:
     """Write the release."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     torch.set_num_threads(job.recipe.compute.threads)
     evaluation = job.inputs["evaluate"]
     _beats_unigram(evaluation.facts)

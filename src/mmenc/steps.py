@@ -1,5 +1,4 @@
-"""THE TABLE: every step's function, version, reads, parameters and place; `dvc.yaml` and the Kubeflow faces are tested
-against it.
+"""THE TABLE: every step's function, version, reads, parameters and place; `dvc.yaml` and the faces are tested against it.
 
 Raise a step's `version` whenever the same input would give another result (tests/contract/test_golden.py notices when
 it was forgotten). A role that ends in `*` is a folder of instances; the recipe says which of them count.
@@ -74,7 +73,7 @@ TABLE: dict[str, Step] = {
             ("model", "release"),
             "release",
         ),
-        Step("report", "mmenc.report:run", 1, ("release", "evaluate*"), ("languages", "phases", "merge"), "report"),
+        Step("report", "mmenc.report.step:run", 1, ("release", "evaluate*"), ("languages", "phases", "merge"), "report"),
     )
 }
 

@@ -101,8 +101,13 @@ def test_a_folder_of_plain_text_files_is_enough(tmp_path: Path, monkeypatch, cor
     facts = read_json(folder / "artifacts" / "ingest" / "manifest.json")["facts"]
     assert facts["languages"]["fao_Latn"]["documents"] == 5
     assert facts["sources"][0] == {
-        "path": "fao_Latn/book.txt", "language": "fao_Latn", "bytes": facts["total"]["bytes"], "documents": 5, "source": "book", "license": "own",
-    }  # fmt: skip
+        "path": "fao_Latn/book.txt",
+        "language": "fao_Latn",
+        "bytes": facts["total"]["bytes"],
+        "documents": 5,
+        "source": "book",
+        "license": "own",
+    }
 
 
 def test_an_artifact_whose_bytes_do_not_match_its_manifest_is_refused(finished, tmp_path, monkeypatch, capsys):
@@ -168,7 +173,9 @@ def test_two_runs_on_one_resume_folder(finished, tmp_path, monkeypatch, capsys):
 def test_a_full_disk_leaves_what_was_there(finished, tmp_path, monkeypatch, capsys):
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], check=False, capture_output=True
+    ).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
         words = commands(finished)["tokenize"]
@@ -248,6 +255,9 @@ def test_a_damaged_newest_checkpoint_falls_back(finished, tmp_path, monkeypatch,
 
     digest = read_json(copy / "artifacts" / "train" / "pretrain" / "manifest.json")["digest"]
     shutil.rmtree(copy / "artifacts" / "train" / "pretrain")
+    recipe = tiny_recipe()
+    recipe["compute"]["checkpoint_seconds"] = 0
+    write_recipe(copy, recipe)
     words = commands(copy)["train@pretrain"]
     from mmenc.train import step as training
 
@@ -283,10 +293,17 @@ def test_dvc_repro_killed_then_again_gives_equal_content(finished, corpus, tmp_p
         return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
     call("git", "init", "-q")
-    for words in (("init", "-q"), ("config", "core.analytics", "false"), ("config", "cache.type", "hardlink,symlink"), ("add", "-q", "data")):
+    for words in (
+        ("init", "-q"),
+        ("config", "core.analytics", "false"),
+        ("config", "cache.type", "hardlink,symlink"),
+        ("add", "-q", "data"),
+    ):
         assert call(dvc, *words).returncode == 0
     (folder / ".dvcignore").write_text(".tmp.*\nartifacts/.runs\nartifacts/.resume\n")
-    process = subprocess.Popen([dvc, "repro"], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [dvc, "repro"], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     while not (folder / "artifacts" / "train" / "pretrain").exists():
         time.sleep(0.2)
         assert process.poll() is None

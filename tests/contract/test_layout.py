@@ -61,7 +61,9 @@ def test_dvc_yaml_is_the_step_table():
 
 
 def test_no_absolute_path_and_no_registry_host():
-    hosts = re.compile("pypi" + r"\.org|registry\." + "npmjs|file" + r"s\.pythonhosted|deb\.debian" + r"\.org|hugging" + r"face\.co/")
+    hosts = re.compile(
+        "pypi" + r"\.org|registry\." + "npmjs|file" + r"s\.pythonhosted|deb\.debian" + r"\.org|hugging" + r"face\.co/"
+    )
     for path in tracked():
         if path.suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ""} and path.name != "test_layout.py":
             text = path.read_text(encoding="utf-8")

@@ -26,7 +26,18 @@ def artifacts(finished: Path) -> Path:
 def test_every_artifact_verifies_and_is_where_the_contract_says(artifacts: Path):
     names = {str(p.parent.relative_to(artifacts)) for p in artifacts.rglob("manifest.json")}
     phases = tiny_recipe()["phases"]
-    single = {"ingest", "clean", "validate", "tokenizer", "tokenize", "merge", "release", "report", "train/init", "evaluate/merge"}
+    single = {
+        "ingest",
+        "clean",
+        "validate",
+        "tokenizer",
+        "tokenize",
+        "merge",
+        "release",
+        "report",
+        "train/init",
+        "evaluate/merge",
+    }
     assert names == single | {f"{kind}/{p}" for kind in ("train", "mixture", "evaluate") for p in phases}
     for name in names:
         Artifact.read(artifacts / name)
@@ -123,7 +134,7 @@ def test_what_is_trained_is_what_was_planned_and_is_carried_on(artifacts: Path):
         parent = read_json(artifacts / "train" / phase["init"] / "state.json")
         planned = read_json(artifacts / "mixture" / name / "mixture.json")
         assert sum(r["tokens"] for r in [*planned["languages"].values(), *planned["buckets"].values()]) == phase["tokens"]
-        assert state["tokens"] == pytest.approx(phase["tokens"], rel=0.1)
+        assert state["tokens"] == pytest.approx(phase["tokens"], rel=0.02)
         assert state["total"]["tokens"] == parent["total"]["tokens"] + state["tokens"]
         for folder, read in state["streams"].items():
             assert read >= parent["streams"].get(folder, 0)
@@ -140,7 +151,22 @@ def test_what_is_trained_is_what_was_planned_and_is_carried_on(artifacts: Path):
 
 def test_scores_follow_the_contract(artifacts: Path):
     scores = read_json(artifacts / "evaluate" / "merge" / "scores.json")
-    keys = {"model", "digest", "task", "split", "language", "tier", "metric", "mean", "low", "high", "n", "seeds", "status", "reason"}
+    keys = {
+        "model",
+        "digest",
+        "task",
+        "split",
+        "language",
+        "tier",
+        "metric",
+        "mean",
+        "low",
+        "high",
+        "n",
+        "seeds",
+        "status",
+        "reason",
+    }
     assert scores["schema"] == 1
     for row in scores["rows"]:
         assert set(row) == keys
@@ -150,7 +176,9 @@ def test_scores_follow_the_contract(artifacts: Path):
             assert row["mean"] <= row["high"] + 1e-9
     tiers = {r["tier"] for r in scores["rows"] if r["status"] == "ok"}
     assert tiers == {"high", "middle", "tail", "all"}
-    retrieval = [r for r in scores["rows"] if r["task"] == "retrieval" and r["language"] == "fao_Latn" and r["metric"] == "accuracy"]
+    retrieval = [
+        r for r in scores["rows"] if r["task"] == "retrieval" and r["language"] == "fao_Latn" and r["metric"] == "accuracy"
+    ]
     assert len(retrieval) == 1
     assert retrieval[0]["n"] == 5
 
@@ -216,7 +244,9 @@ def test_one_language_and_one_branch(corpus: Path, tmp_path: Path, monkeypatch):
     recipe["languages"] = {"own": "all"}
     recipe["ingest"]["languages"] = ["deu_Latn"]
     recipe["tokenizer"]["vocab_size"] = 512
-    recipe["phases"] = {name: {**recipe["phases"][name], "languages": "own", "buckets": {}} for name in ("pretrain", "extend", "decay-all")}
+    recipe["phases"] = {
+        name: {**recipe["phases"][name], "languages": "own", "buckets": {}} for name in ("pretrain", "extend", "decay-all")
+    }
     recipe["merge"]["branches"] = ["decay-all"]
     folder = workplace(tmp_path / "mono", corpus, recipe)
     run_all(folder, monkeypatch)

@@ -25,7 +25,14 @@ def make(path: Path, text: str = "x", step: str = "clean", parents: tuple[Artifa
 
 
 def test_digest_follows_the_contract_to_the_letter():
-    request = Request("train", "extend", 3, {"seed": 1, "x": 8e-4}, (Parent("b", "d2", "c2"), Parent("a", "d1", "c1")), ({"path": "p", "sha256": "s"},))
+    request = Request(
+        "train",
+        "extend",
+        3,
+        {"seed": 1, "x": 8e-4},
+        (Parent("b", "d2", "c2"), Parent("a", "d1", "c1")),
+        ({"path": "p", "sha256": "s"},),
+    )
     expected = {
         "step": "train",
         "name": "extend",
@@ -91,9 +98,8 @@ def test_one_digest_with_two_contents_is_refused(tmp_path: Path):
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path):
     path = make(tmp_path / "one").path
-    with pytest.raises(RuntimeError), atomic_directory(path) as work:
-        (work / "half").write_text("h")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), atomic_directory(path) as work:
+        (work / "half").write_text((work / "missing").read_text())
     assert Artifact.read(path).facts == {"n": 1}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one"]
 

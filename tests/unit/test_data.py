@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from mmenc.data.masking import SPECIAL_COUNT, mask_tokens
 from mmenc.data.mixture import mix, resolve_waves
-from mmenc.data.order import Stream
-from mmenc.data.packing import cut, materialise, pack, window_rows
+from mmenc.data.order import Stream, cut
+from mmenc.data.packing import materialise, pack, window_rows
 from mmenc.data.tokenizer import sample_quota
 from mmenc.data.tokens import BOS, EOS, MASK, Split
 from mmenc.errors import Refused
-from mmenc.recipe import Phase, parse
+from mmenc.recipe import Phase, Top, parse
 from tests.pipeline import tiny_recipe
 
 TAGS = [f"{a}{b}a_Latn" for a in "abcdefgh" for b in "xyz"]
@@ -76,10 +76,14 @@ def test_buckets_have_fixed_shares_and_leave_the_sampling():
 def test_waves_contain_each_other_and_name_what_is_missing():
     counts = {"eng_Latn": 50, "deu_Latn": 40, "fao_Latn": 5, "code": 99}
     waves = parse(tiny_recipe()).languages
-    assert resolve_waves(waves | {"middle": parse(tiny_recipe()).languages["middle"]}, counts)["tail"] == ["deu_Latn", "eng_Latn", "fao_Latn"]
+    assert resolve_waves({**waves, "middle": Top(top=2)}, counts) == {
+        "high": ["eng_Latn"],
+        "middle": ["deu_Latn", "eng_Latn"],
+        "tail": ["deu_Latn", "eng_Latn", "fao_Latn"],
+    }
     with pytest.raises(Refused, match="no training text for deu_Latm; did you mean 'deu_Latn'"):
         resolve_waves({"a": ["deu_Latm"]}, counts)
-    with pytest.raises(Refused, match="asks for 3 languages, the data has 2"):
+    with pytest.raises(Refused, match="asks for 4 languages, the data has 2"):
         resolve_waves(waves, {"eng_Latn": 1, "deu_Latn": 1})
 
 
@@ -91,47 +95,53 @@ def test_a_tokenizer_sample_never_takes_more_than_there_is(counts, temperature, 
     assert sum(quota.values()) >= min(budget, sum(counts.values())) - len(counts)
 
 
+def listed(pieces) -> list[tuple[int, int, int]]:
+    return list(zip(pieces.document.tolist(), pieces.start.tolist(), pieces.stop.tolist(), strict=True))
+
+
 @settings(deadline=None)
-@given(sizes, st.integers(1, 40_000), st.integers(1, 7), st.integers(0, 3))
-def test_windows_tile_the_phase_and_phases_tile_the_epochs(lengths, quota, windows, phases_before):
+@given(sizes, st.integers(1, 40_000), st.integers(1, 7), st.integers(0, 3), st.sampled_from([16, 128, 1024]))
+def test_windows_tile_the_phase_within_half_a_row_of_the_plan(lengths, quota, windows, phases_before, context):
     array = np.array(lengths)
     offset = 0
     for n in range(phases_before):
-        offset += Stream("a", array, 7, f"p{n}", offset, 1_000).consumed()
-    stream = Stream("a", array, 7, "now", offset, quota)
-    documents = [int(d) for w in range(windows) for d in stream.window(w, windows)]
-    assert documents == [int(d) for d in stream.documents(0, quota)]
-    assert int(array[documents].sum()) == stream.consumed()
-    assert abs(stream.consumed() - quota) <= max(lengths)
+        offset += Stream("a", array, 7, f"p{n}", 64, offset, 1_000).consumed()
+    stream = Stream("a", array, 7, "now", context, offset, quota)
+    found = [piece for w in range(windows) for piece in listed(stream.window(w, windows))]
+    assert found == listed(stream.pieces(0, quota))
+    assert int(stream.pieces(0, quota).stored().sum()) == stream.consumed()
+    assert abs(stream.consumed() - quota) <= context
 
 
 @settings(deadline=None)
-@given(sizes, st.lists(st.integers(0, 20_000), min_size=1, max_size=4))
-def test_no_document_comes_twice_before_its_epoch_is_over(lengths, quotas):
+@given(sizes, st.lists(st.tuples(st.integers(1, 20_000), st.sampled_from([32, 128, 512])), min_size=1, max_size=4))
+def test_no_token_comes_twice_before_its_epoch_is_over_across_phases(lengths, phases):
     array = np.array(lengths)
-    read: list[int] = []
+    times = [np.zeros(n - 2, dtype=int) for n in lengths]
     offset = 0
-    for n, quota in enumerate(quotas):
-        stream = Stream("a", array, 7, f"p{n}", offset, quota)
-        read += [int(d) for d in stream.documents(0, quota)] if quota else []
+    for n, (quota, context) in enumerate(phases):
+        stream = Stream("a", array, 7, f"p{n}", context, offset, quota)
+        for document, start, stop in listed(stream.pieces(0, quota)):
+            times[document][start:stop] += 1
+            assert max(t.max() for t in times) - min(t.min() for t in times) <= 1
         offset += stream.consumed()
-    for start in range(0, len(read), len(array)):
-        epoch = read[start : start + len(array)]
-        assert len(set(epoch)) == len(epoch)
 
 
 def test_a_language_of_half_a_document_is_read_half_of_the_time():
-    hits = [Stream("a", np.array([100]), seed, "p", 0, 50).consumed() // 100 for seed in range(400)]
+    hits = [Stream("a", np.array([100]), seed, "p", 128, 0, 50).consumed() // 100 for seed in range(400)]
     assert 0.42 < np.mean(hits) < 0.58
 
 
-@given(st.integers(2, 5_000), st.integers(16, 512))
-def test_pieces_cover_a_document_and_fit(length, context):
-    pieces = cut("a", 0, length, context)
-    assert [p.start for p in pieces[1:]] == [p.stop for p in pieces[:-1]]
-    assert (pieces[0].start, pieces[-1].stop) == (0, length - 2)
-    assert all(p.length <= context for p in pieces)
-    assert sum(p.stored for p in pieces) == length
+@given(st.lists(st.integers(2, 5_000), min_size=1, max_size=5), st.integers(16, 512))
+def test_pieces_cover_documents_and_fit(lengths, context):
+    array = np.array(lengths)
+    pieces = cut(np.arange(len(lengths)), array, context)
+    for document, length in enumerate(lengths):
+        own = [(a, b) for d, a, b in listed(pieces) if d == document]
+        assert [a for a, _ in own[1:]] == [b for _, b in own[:-1]]
+        assert (own[0][0], own[-1][1]) == (0, length - 2)
+        assert all(b - a <= context - 2 for a, b in own)
+    assert pieces.stored().sum() == array.sum()
 
 
 @given(st.lists(st.integers(1, 128), max_size=300))
@@ -147,7 +157,7 @@ def test_a_window_of_real_lengths_is_full_and_materialises_to_its_documents():
     rng = np.random.Generator(np.random.Philox(3))
     lengths = {t: [int(x) for x in np.clip(rng.lognormal(5, 1, 400), 8, 4_000)] for t in ("aaa_Latn", "bbb_Latn")}
     split = split_of(lengths)
-    streams = [Stream(t, split.lengths(t), 1, "p", 0, 60_000) for t in lengths]
+    streams = [Stream(t, split.lengths(t), 1, "p", 512, 0, 60_000) for t in lengths]
     rows = window_rows(streams, split, 0, 1, 512, (1, "p"))
     assert sum(p.length for row in rows for p in row) / (512 * len(rows)) > 0.99
     ids_T, pieces = materialise(rows, split)

@@ -13,7 +13,7 @@ from lxml import etree
 from mmenc.artifact import Artifact, Manifest, Parent, merge_lineage, write_json
 from mmenc.errors import Refused
 from mmenc.recipe import parse
-from mmenc.report import SECTIONS, run
+from mmenc.report.step import SECTIONS, run
 
 PARAMS = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 HOSTILE = '<script>alert("x")</script>'

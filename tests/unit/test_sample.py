@@ -152,9 +152,7 @@ def test_articles_are_clean_paragraphs():
 
 def test_swapped_heading_is_the_text():
     sentence = "Kila munhu wina haki ya bupanga na wa wiyagalule wa kwikala."
-    page = (
-        f'<html data-iso6393="nym"><article data-number="4"><h2>{sentence}</h2><p>IGELE LYA KANE</p></article></html>'
-    )
+    page = f'<html data-iso6393="nym"><article data-number="4"><h2>{sentence}</h2><p>IGELE LYA KANE</p></article></html>'
     assert sample.articles(page) == ("nym", {"04": sentence})
 
 

@@ -1,0 +1,1 @@
+"""Data: from raw text to packed, masked token rows."""

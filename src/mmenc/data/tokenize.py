@@ -51,8 +51,8 @@ def run(job: Job) -> Json:
                     nbytes = len(document["text"].encode())
                     row = None if split == "train" else {"id": document["id"], "group": group, "bytes": nbytes}
                     rows[split].append((ids, nbytes, row))
-            for split, writer in writers.items():
-                writer.add(folder, rows[split])
+            for name, writer in writers.items():
+                writer.add(folder, rows[name])
             folders[folder] = {
                 split: {"documents": len(r), "tokens": sum(len(ids) for ids, _, _ in r), "bytes": sum(n for _, n, _ in r)}
                 for split, r in rows.items()

@@ -1,0 +1,1 @@
+"""Evaluation of every language on held-out text."""

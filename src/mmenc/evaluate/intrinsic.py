@@ -40,8 +40,8 @@ def language_rows(
         document_M = scores.document_M[inside] - first
         count = np.bincount(document_M, minlength=last - first).astype(np.float64)
         used = count > 0
-        loss = np.bincount(document_M, scores.loss_M[inside], last - first)[used]
-        correct = np.bincount(document_M, scores.correct_M[inside].astype(np.float64), last - first)[used]
+        loss = np.bincount(document_M, scores.loss_M[inside], last - first)[used].astype(np.float64)
+        correct = np.bincount(document_M, scores.correct_M[inside], last - first)[used].astype(np.float64)
         size = np.bincount(document_M, bytes_V[scores.target_M[inside]].astype(np.float64), last - first)[used]
         count = count[used]
         key = (settings.seed, "bootstrap", language)

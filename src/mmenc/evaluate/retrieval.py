@@ -1,4 +1,4 @@
-"""Bitext retrieval on the held-out parallel documents: does a text find its own translation among the others?
+"""Bitext retrieval on the held-out parallel documents: how often a text finds its translation among the others.
 
 For a language and a pivot with n parallel test documents, each document looks for its translation by cosine of the
 mean-pooled last layer; accuracy is the mean of both directions, chance 1/n. `centred` first subtracts each language's
@@ -74,8 +74,9 @@ def retrieval_rows(
 ) -> tuple[list[Json], Json]:
     """Rows per language against the pivot and against all others, and facts (n, chance, languages)."""
     groups, complete = parallel_documents(test, settings.retrieval_group)
-    facts: Json = {"documents": len(groups), "languages": len(complete), "chance": 1 / len(groups) if groups else 0.0}
-    if len(groups) < 2 or len(complete) < 2:
+    possible = len(groups) >= 2 and len(complete) >= 2
+    facts: Json = {"documents": len(groups), "languages": len(complete), "chance": 1 / len(groups) if possible else 0.0}
+    if not possible:
         reason = f"fewer than two parallel test documents or languages with groups {settings.retrieval_group}/…"
         return [skipped(name, digest, "retrieval", "", "all", reason)], facts
     tags = sorted(complete)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmenc import rng
 from mmenc.data.masking import mask_tokens
-from mmenc.data.packing import cut
+from mmenc.data.order import cut
 from mmenc.data.tokens import BOS, EOS, Split
 from mmenc.model.attention import Packing
 from mmenc.model.head import MaskedLM
@@ -72,11 +72,12 @@ def _pieces(split: Split, documents: list[int], context: int, rate: float, vocab
     for document in documents:
         ids_T = split.document(document).astype(np.int64)
         input_T, index_M, target_M = mask_tokens(ids_T, rate, vocab, seed, "score", document)
-        for p in cut("", document, len(ids_T), context):
-            inside = (index_M > p.start) & (index_M <= p.stop)
+        pieces = cut(np.array([document]), np.array([len(ids_T)]), context)
+        for start, stop in zip(pieces.start, pieces.stop, strict=True):
+            inside = (index_M > start) & (index_M <= stop)
             if inside.any():
-                piece_T = np.concatenate([[BOS], input_T[1 + p.start : 1 + p.stop], [EOS]])
-                found.append(_Piece(document, piece_T, index_M[inside] - p.start, target_M[inside]))
+                piece_T = np.concatenate([[BOS], input_T[1 + start : 1 + stop], [EOS]])
+                found.append(_Piece(document, piece_T, index_M[inside] - start, target_M[inside]))
     return sorted(found, key=lambda p: len(p.input_T))
 
 
@@ -109,4 +110,4 @@ def score(
     if not parts:
         empty = np.empty(0)
         return Scores(empty.astype(np.int64), empty.astype(np.int64), empty, empty.astype(np.bool_))
-    return Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
+    return Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -59,9 +59,12 @@ def run(job: Job) -> Json:
     for r in totals:
         facts["tiers"].setdefault(r["tier"], {}).setdefault(r["model"], {})[f"{r['task']}.{r['metric']}"] = r["mean"]
     mine, base = facts["tiers"]["all"][name], facts["tiers"]["all"]["unigram"]
+    found_share, chance = mine.get("retrieval.accuracy"), retrieval_facts["chance"]
+    words = (
+        f"retrieval {100 * found_share:.1f} % (chance {100 * chance:.0f} %)" if found_share is not None else "no parallel text"
+    )
     job.say(
         f"bits per byte {mine['mlm.bits_per_byte']:.3f} (unigram {base['mlm.bits_per_byte']:.3f}), "
-        f"accuracy {100 * mine['mlm.accuracy']:.1f} %, retrieval {100 * mine.get('retrieval.accuracy', 0):.1f} % "
-        f"(chance {100 * retrieval_facts['chance']:.1f} %)"
+        f"accuracy {100 * mine['mlm.accuracy']:.1f} %, {words}"
     )
     return facts

@@ -1,0 +1,1 @@
+"""The ModernBERT encoder and its conversion to and from transformers."""

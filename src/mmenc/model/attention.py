@@ -47,9 +47,9 @@ class Packing:
     """Where the documents of a packed row lie; masks and index plans are made once per packing and kept here."""
 
     lengths: npt.NDArray[np.int64]  # N document lengths, in order
-    cu_seqlens_N1: Tensor  # noqa: N815  # int32: 0 and the running sums
-    position_T: Tensor  # noqa: N815  # int64: 0 at the start of every document
-    doc_T: Tensor  # noqa: N815  # int64: which document
+    cu_seqlens_N1: Tensor  # int32: 0 and the running sums
+    position_T: Tensor  # int64: 0 at the start of every document
+    doc_T: Tensor  # int64: which document
     max_len: int
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -126,8 +126,8 @@ def _local(q_THE: Tensor, k_THE: Tensor, v_THE: Tensor, packing: Packing, reach:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    slot_S: Tensor  # noqa: N815  # packed token that fills each slot
-    home_T: Tensor  # noqa: N815  # slot that holds each packed token
+    slot_S: Tensor  # packed token that fills each slot
+    home_T: Tensor  # slot that holds each packed token
     sizes: list[int]  # slots per bucket
     lengths: list[int]  # L of each bucket
     biases: list[Tensor | None]  # (documents, 1, 1, L): -inf on padding

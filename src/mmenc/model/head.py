@@ -52,7 +52,7 @@ def _stage(device_type: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tens
 
 
 class _Job(NamedTuple):
-    target_M: Tensor  # noqa: N815
+    target_M: Tensor
     dtype: torch.dtype  # of the matrix products
     rows: int  # positions per chunk
     learn: bool  # whether gradients are wanted

@@ -1,0 +1,1 @@
+"""Training: phases, schedules, exact resume."""

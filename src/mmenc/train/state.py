@@ -58,7 +58,7 @@ def make_optimizer(model: MaskedLM, settings: Optimizer, peak: float) -> torch.o
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
         decouple_lr=True,
-        foreach=True,
+        foreach=False,
         triton=False,
     )
     return optimizer

@@ -19,7 +19,7 @@ from mmenc import rng
 from mmenc.artifact import Json, read_json, write_json
 from mmenc.data.masking import mask_tokens
 from mmenc.data.packing import Row, materialise
-from mmenc.data.tokens import Split, is_language, open_split
+from mmenc.data.tokens import is_language, open_split
 from mmenc.errors import Refused, Stopped
 from mmenc.evaluate.score import choose_round, score
 from mmenc.job import Job
@@ -86,7 +86,8 @@ class Trainer:
         self.model: MaskedLM = load_model(source, self.recipe.model, self.phase).to(self.device)
         self.optimizer = make_optimizer(self.model, self.phase.optimizer, self.phase.lr.peak)
         load_optimizer(source / "optimizer.safetensors", self.model, self.optimizer)
-        streams = make_streams(self.train_split, self.mixture, self.before["streams"], self.recipe.seed, job.name)
+        read, context = self.before["streams"], self.phase.context
+        streams = make_streams(self.train_split, self.mixture, read, self.recipe.seed, job.name, context)
         self.batches = Batches(streams, self.train_split, self.phase, job.name, self.recipe.seed, self.loop.counts)
         self.loop.counts = self.batches.counts
         self.dev_documents = choose_round(self.dev_split, sorted(self.mixture["languages"]), HELDOUT_TOKENS, self.recipe.seed)
@@ -187,7 +188,8 @@ class Trainer:
                     loss, masked = self.train_step(rows)
                     if not math.isfinite(loss):
                         raise Refused(
-                            f"phases.{self.job.name}: the loss is {loss} at step {self.loop.step}; lower lr.peak or lengthen lr.warmup"
+                            f"phases.{self.job.name}: the loss is {loss} at step {self.loop.step}; "
+                            f"lower lr.peak or lengthen lr.warmup"
                         )
                     before = self.loop.tokens
                     self.count(rows, loss, masked)
@@ -197,9 +199,8 @@ class Trainer:
                     shown.advance(size, f"loss {loss / masked:.3f} {speed:,.0f} tok/s")
                     if runtime.stop_requested:
                         self.save()
-                        raise Stopped(
-                            f"train {self.job.name}: stopped at step {self.loop.step}, its state is saved; run again to go on"
-                        )
+                        where = f"train {self.job.name}: stopped at step {self.loop.step}"
+                        raise Stopped(f"{where}, its state is saved; run again to go on")
                     if time.monotonic() - saved > self.recipe.compute.checkpoint_seconds:
                         self.save()
                         saved = time.monotonic()
@@ -233,7 +234,7 @@ class Trainer:
         }
 
 
-def _facts(trainer: Trainer, state: Json, split: Split) -> Json:
+def _facts(trainer: Trainer, state: Json) -> Json:
     loop, phase = trainer.loop, trainer.phase
     planned = {t: row["share"] for t, row in {**trainer.mixture["languages"], **trainer.mixture["buckets"]}.items()}
     observed = {k: n / loop.tokens for k, n in {**state["languages"], **state["buckets"]}.items()}
@@ -259,7 +260,7 @@ def run(job: Job) -> Json:
     trainer.run()
     state = trainer.state()
     write_checkpoint(job.out, trainer.model, trainer.optimizer, state)
-    facts = _facts(trainer, state, trainer.train_split)
+    facts = _facts(trainer, state)
     write_json(job.out / "curve.json", {"curve": facts["curve"], "heldout": facts["heldout"]})
     first, last = facts["heldout"][0][1], facts["heldout"][-1][1]
     speed = job.measured["tokens_per_second"]

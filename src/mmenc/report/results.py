@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from mmenc.charts import bar_chart, short
 from mmenc.data.tokens import is_language
 from mmenc.page import Cell, Html, Marked, figures, number, table, tag
-from mmenc.report_story import BASELINES, Story, fixed, interval
+from mmenc.report.story import BASELINES, Story, fixed, interval
 
 METRICS: dict[str, tuple[str, float, bool]] = {
     "mlm.bits_per_byte": ("Bits per byte", 1.0, False),

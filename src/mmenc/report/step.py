@@ -10,10 +10,10 @@ from __future__ import annotations
 from mmenc.artifact import Json
 from mmenc.job import Job
 from mmenc.page import Html, page, tag
-from mmenc.report_data import data, examples, lineage, tokenizer
-from mmenc.report_results import all_languages, headline, kept_by_merge, results
-from mmenc.report_story import Story, gather
-from mmenc.report_training import cost, merge_sweep, phases, shares
+from mmenc.report.data import data, examples, lineage, tokenizer
+from mmenc.report.results import all_languages, headline, kept_by_merge, results
+from mmenc.report.story import Story, gather
+from mmenc.report.training import cost, merge_sweep, phases, shares
 
 SECTIONS = {
     "Results by tier": results,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from mmenc.artifact import Json
 from mmenc.charts import line_chart, short, stacked_shares
 from mmenc.page import Cell, Marked, details, number, table, tag
-from mmenc.report_results import duration
-from mmenc.report_story import Story, fixed
+from mmenc.report.results import duration
+from mmenc.report.story import Story, fixed
 
 
 def _phase_row(story: Story, name: str) -> list[Cell]:

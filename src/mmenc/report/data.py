@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mmenc.lineage import _tree, describe
+from mmenc.lineage import describe, tree_lines
 from mmenc.page import Cell, Html, Marked, details, figures, number, table, tag
-from mmenc.report_story import Story, fixed
+from mmenc.report.story import Story, fixed
 
 WORST = 20
 SERVED = (("bytes_per_token", 1, 2), ("tokens_per_word", 1, 2), ("single_byte_share", 100, 1))
@@ -118,9 +118,9 @@ def examples(story: Story) -> list[str]:
         text = tag("span", e["before"], tag("mark", e["answer"]), e["after"])
         rows.append([e["language"], text, _piece(e["answer"]), _guesses(e["answer"], e["guesses"])])
     right = sum(e["answer"] in e["guesses"] for e in found)
-    text = "Test text in several scripts with one token hidden (underlined here). The true token is among the three guesses in "
-    text += f"{right} of {len(found)}; ↵ is a line end, � a part of a character."
-    return [text, table(["language", "text", "hidden", "guesses, likeliest first"], rows, sortable=False)]
+    words = "Test text in several scripts with one token hidden (underlined here). The true token is among the three guesses in "
+    words += f"{right} of {len(found)}; ↵ is a line end, � a part of a character."
+    return [words, table(["language", "text", "hidden", "guesses, likeliest first"], rows, sortable=False)]
 
 
 def lineage(story: Story) -> list[str]:
@@ -140,6 +140,6 @@ def lineage(story: Story) -> list[str]:
             "mmenc lineage artifacts/release --verify   # compares every hash that can be reached\n"
             "mmenc lineage artifacts/release --json     # the tree and all raw files",
         ),
-        details("Tree of ancestors", tag("pre", "\n".join(_tree(described)))),
+        details("Tree of ancestors", tag("pre", "\n".join(tree_lines(described)))),
         details("Digests of all steps", table(["step", "version", "digest", "content"], rows, sortable=False)),
     ]
