@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from mmenc.errors import Refused, nearest
-from mmenc.recipe import Phase, Recipe, Top
+from mmenc.recipe import Recipe
+from mmenc.sections import Phase, Top
 
 RESERVED = ("init", "merge")
 Refuse = Callable[[str, str], NoReturn]
@@ -94,6 +95,8 @@ def _phase(recipe: Recipe, name: str, phase: Phase, refuse: Refuse) -> None:
         refuse(f"{here}.batch_tokens", f"{phase.batch_tokens} is not a multiple of the context {phase.context}")
     if phase.batch_tokens > phase.tokens:
         refuse(f"{here}.batch_tokens", f"one batch of {phase.batch_tokens} is more than the phase's {phase.tokens} tokens")
+    if phase.min_piece > phase.context // 2:
+        refuse(f"{here}.min_piece", f"{phase.min_piece} is more than half of the context {phase.context}")
     if phase.lr.warmup >= phase.tokens:
         refuse(f"{here}.lr.warmup", f"{phase.lr.warmup} tokens of warm-up do not fit into {phase.tokens} tokens")
     if phase.batch_warmup and not phase.context <= phase.batch_warmup.start <= phase.batch_tokens:
@@ -121,6 +124,11 @@ def _merge(recipe: Recipe, refuse: Refuse) -> None:
     for path, name in [("merge.base", merge.base), *[("merge.branches", b) for b in merge.branches]]:
         if name not in recipe.phases:
             refuse(path, f"no phase is called {name!r}{nearest(name, recipe.phases)}")
+    if merge.method in ("linear", "exponential"):
+        if len(merge.branches) != 1:
+            refuse("merge.branches", f"{merge.method} weighs the checkpoints of one branch, found {len(merge.branches)} branches")
+        if recipe.phases[merge.branches[0]].checkpoints < 1:
+            refuse(f"phases.{merge.branches[0]}.checkpoints", f"is 0; {merge.method} weights need at least one")
     if len(set(merge.branches)) != len(merge.branches):
         refuse("merge.branches", "a branch is listed twice")
     for name in merge.branches:

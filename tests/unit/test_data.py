@@ -14,7 +14,8 @@ from mmenc.data.packing import materialise, pack, window_rows
 from mmenc.data.tokenizer import sample_quota
 from mmenc.data.tokens import BOS, EOS, MASK, Split
 from mmenc.errors import Refused
-from mmenc.recipe import Phase, Top, parse
+from mmenc.recipe import parse
+from mmenc.sections import Phase, Top
 from tests.pipeline import tiny_recipe
 
 TAGS = [f"{a}{b}a_Latn" for a in "abcdefgh" for b in "xyz"]

@@ -18,7 +18,7 @@ from mmenc.data.scripts import script_share
 from mmenc.data.shards import Document, languages, read_documents, shard_paths, write_documents
 from mmenc.job import Job
 from mmenc.progress import bar
-from mmenc.recipe import Clean
+from mmenc.sections import Clean
 
 CONTROL = regex.compile(r"[\p{Cc}--[\n\t]]", regex.V1)
 SPACE = regex.compile(r"\s+")

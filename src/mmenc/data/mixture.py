@@ -16,7 +16,7 @@ from mmenc.artifact import Json, write_json
 from mmenc.data.tokens import is_language
 from mmenc.errors import Refused, nearest
 from mmenc.job import Job
-from mmenc.recipe import LanguageSet, Phase, Top
+from mmenc.sections import LanguageSet, Phase, Top
 
 
 @dataclass(frozen=True)

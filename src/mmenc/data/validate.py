@@ -30,7 +30,7 @@ from mmenc.errors import Refused, nearest
 from mmenc.job import Job
 from mmenc.page import Cell, Marked, details, figures, number, page, table, tag
 from mmenc.progress import bar
-from mmenc.recipe import Validate, Waiver
+from mmenc.sections import Validate, Waiver
 
 SAMPLE = 200
 """At most this many documents of a shard, evenly spaced, are asked for their script."""

@@ -16,7 +16,7 @@ from mmenc.artifact import Json
 from mmenc.data.tokens import Split
 from mmenc.evaluate.rows import ratio_interval, row
 from mmenc.evaluate.score import Scores
-from mmenc.recipe import Evaluate
+from mmenc.sections import Evaluate
 
 SMOOTHING = 1000.0
 """Pseudo-counts with which the whole text's frequencies enter a language's own."""

@@ -16,7 +16,7 @@ from mmenc.data.tokens import Split, is_language
 from mmenc.evaluate.rows import mean_interval, row, skipped
 from mmenc.model.attention import Packing
 from mmenc.model.head import MaskedLM, mean_pool
-from mmenc.recipe import Evaluate
+from mmenc.sections import Evaluate
 
 BATCH_TOKENS = 8192
 

@@ -9,7 +9,7 @@ from mmenc.artifact import Json
 from mmenc.data.order import Stream
 from mmenc.data.packing import Row, window_rows
 from mmenc.data.tokens import Split
-from mmenc.recipe import Phase
+from mmenc.sections import Phase
 
 WINDOW_ROWS = 256
 """Rows' worth of tokens per window: enough documents for a fill of 99 % (performance.md section 5)."""

@@ -6,7 +6,7 @@ f(t) = end + (1 − end) · (1 − sqrt(t / T)) (recipe.md section 2, the `one_m
 
 from __future__ import annotations
 
-from mmenc.recipe import LearningRate, Phase
+from mmenc.sections import LearningRate, Phase
 
 
 def learning_rate(lr: LearningRate, tokens: int, total: int) -> float:

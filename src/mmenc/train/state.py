@@ -21,7 +21,7 @@ from mmenc.errors import Refused
 from mmenc.model.config import EncoderConfig
 from mmenc.model.head import MaskedLM
 from mmenc.model.hf import config_from_hf, from_hf_state, save_checkpoint
-from mmenc.recipe import Model, Optimizer, Phase
+from mmenc.sections import Model, Optimizer, Phase
 
 KEEP = 2
 """Resume checkpoints kept: the newest, and the one before in case the newest is damaged."""

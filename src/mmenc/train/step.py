@@ -26,7 +26,7 @@ from mmenc.job import Job
 from mmenc.model.attention import Packing
 from mmenc.model.head import MaskedLM
 from mmenc.progress import bar
-from mmenc.recipe import Phase
+from mmenc.sections import Phase
 from mmenc.train.batches import Batches, make_streams
 from mmenc.train.schedule import batch_rows, learning_rate
 from mmenc.train.state import (
