@@ -73,6 +73,12 @@ def _evaluation(tiers: Json, model: str) -> str:
     return _table(["tier", "bits per byte", "unigram model", "loss (nats)", "accuracy", "retrieval"], rows)
 
 
+def describe_merge(facts: Json) -> str:
+    """One line for people: method, what was chosen, and its dev loss."""
+    chosen = {k: v for k, v in facts["chosen"].items() if k not in ("dev_loss", "sign_agreement")}
+    return f"{facts['method']} ({', '.join(f'{k} {v:g}' for k, v in chosen.items())}), dev loss {facts['chosen']['dev_loss']:.3f}"
+
+
 def model_card(recipe: Recipe, lineage: Mapping[str, Json], evaluation: Json, logit_difference: float) -> str:
     """README.md of the release, in the Hugging Face format."""
     steps = by_step(lineage)
@@ -122,7 +128,7 @@ After cleaning {kept["kept"]:,} of {kept["documents"]:,} documents were kept: {t
 
 {_schedule(steps)}
 
-Merge: {steps["merge"]["facts"]["method"]}, density {steps["merge"]["facts"]["chosen"]["density"]:g}, chosen on dev.
+Merge: {describe_merge(steps["merge"]["facts"])}, chosen on dev.
 
 ## Evaluation
 

@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as package_version
 from pathlib import Path, PurePosixPath
 from types import FrameType
@@ -40,6 +40,7 @@ class Job:
     inputs: Mapping[str, Artifact]
     """Artifacts by role; instances of a `ROLE*` have the roles `ROLE:NAME`, for merge `base` and `branch:NAME`."""
     raw: Mapping[str, Path]
+    """Plain directories that the step reads, by role or by the parameter that names them."""
     raw_files: list[Json]
     """`[{path, sha256}]` of the raw inputs, path relative to its root."""
     out: Path
@@ -98,6 +99,14 @@ def hash_raw(step: Step, dirs: Mapping[str, Path], folders: Sequence[str] | None
     return sorted(rows, key=lambda r: str(r["path"]))
 
 
+def hash_source(step: Step, folder: Path) -> list[Json]:
+    """`[{path, sha256}]` of what a step reads of a released model."""
+    found = [name for name in step.source_files if (folder / name).is_file()]
+    if not found:
+        raise Refused(f"{step.source}: {str(folder)!r} has none of {', '.join(step.source_files)}; expected a released model")
+    return [{"path": name, "sha256": sha256_file(folder / name)} for name in found]
+
+
 def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Mapping[str, Path]) -> Manifest:
     """Run a step (or leave its artifact as it is when it already is what is asked for) and return the manifest."""
     known = [*recipe.phases, "merge"] if step.name == "evaluate" else list(recipe.phases)
@@ -117,6 +126,10 @@ def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Mapping[str,
         parents=tuple(artifact.parent(role) for role, artifact in inputs.items()),
         inputs=tuple(raw_files),
     )
+    raw = {r: dirs[r] for r in step.raw}
+    if step.source and (folder := recipe.value(step.source)) not in ("random", "train"):
+        raw[step.source] = Path(folder)
+        request = replace(request, inputs=(*request.inputs, *hash_source(step, Path(folder))))
     label = f"{step.name} {name}".strip()
     if (done := _already(out, request)) is not None:
         print(f"{label}: up to date ({request.digest[:12]})", flush=True)
@@ -128,7 +141,7 @@ def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Mapping[str,
     module, _, function = step.function.partition(":")
     with signals(), _lock(resume), disk_errors(out):
         with atomic_directory(out) as work:
-            job = Job(step, name, recipe, inputs, {r: dirs[r] for r in step.raw}, raw_files, work, resume, request)
+            job = Job(step, name, recipe, inputs, raw, raw_files, work, resume, request)
             facts = getattr(importlib.import_module(module), function)(job)
             manifest = seal(work, request, list(inputs.values()), facts, job.external)
         _run_record(root / ".runs" / request.digest, job, manifest, started, recipe)

@@ -1,26 +1,30 @@
-"""Merge: TIES of the decay branches against their common base (trim, elect sign, disjoint mean), density chosen on dev.
+"""Merge: TIES of the decay branches against their common base, or weights over the checkpoints of one branch.
 
 TIES-Merging (Yadav et al. 2023, arXiv 2306.01708): from each branch's difference to the base keep the `density` largest
 by magnitude, per tensor; elect a sign per parameter by the sum of what is left; average the values that agree with it.
 mmBERT merged its three decay branches so; it published neither density nor weights (recipe.md section 4), so the
-density is swept here on dev. One branch is passed on as it is.
+density is swept here on dev. For small, where TIES failed, it weighed several checkpoints of the decay over all languages
+exponentially; that decay is swept too. One branch with TIES is passed on as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mmenc.artifact import Json, write_json
+from mmenc.card import describe_merge
 from mmenc.data.tokens import is_language, open_split
 from mmenc.evaluate.score import choose_round, score
 from mmenc.job import Job
-from mmenc.model.head import MaskedLM
 from mmenc.model.hf import from_hf_state, save_checkpoint
 from mmenc.progress import bar
+from mmenc.sections import Merge
 from mmenc.train.state import load_model
 from mmenc.train.step import HELDOUT_MASK
 
@@ -68,45 +72,79 @@ def merge_tensors(
     return merged, agreement / size
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One way to merge: its settings, as the table shows them, and its weights."""
+
+    settings: Json
+    tensors: Tensors
+
+
+def checkpoints(branch: Path) -> list[Path]:
+    """Kept checkpoints of a branch, oldest first; the last is the branch itself."""
+    return [*sorted((branch / "checkpoints").glob("*")), branch]
+
+
+def weighted(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Weighted mean of checkpoints in float32."""
+    total = sum(weights)
+    return {n: torch.stack([s[n].float() * (w / total) for s, w in zip(states, weights, strict=True)]).sum(0) for n in states[0]}
+
+
+def candidates(settings: Merge, base: Tensors, branches: Sequence[Tensors], kept: Sequence[Tensors]) -> Iterator[Candidate]:
+    """All ways that the recipe's method leaves open; `kept` are the checkpoints of the only branch, oldest first."""
+    if settings.method == "exponential":
+        for decay in settings.decays:
+            weights = [decay ** (len(kept) - 1 - i) for i in range(len(kept))]
+            yield Candidate({"decay": decay, "checkpoints": len(kept)}, weighted(kept, weights))
+    elif settings.method == "linear":
+        yield Candidate({"checkpoints": len(kept)}, weighted(kept, [float(i + 1) for i in range(len(kept))]))
+    elif len(branches) == 1:
+        yield Candidate({"branches": 1}, branches[0])
+    else:
+        for density in settings.densities if settings.method == "ties" else [1.0]:
+            tensors, agreement = merge_tensors(base, branches, settings.method, density, settings.scale)
+            yield Candidate({"density": density, "sign_agreement": round(agreement, 6)}, tensors)
+
+
 def run(job: Job) -> Json:
-    """Sweep the density on dev, write the best merge."""
+    """Choose each branch's checkpoint and what the method leaves open on dev; write the best merge."""
     settings = job.recipe.merge
     torch.set_num_threads(job.recipe.compute.threads)
-    folders = {role: job.inputs[role].path for role in ("base", *(f"branch:{b}" for b in settings.branches))}
-    tensors = {role: load_file(folder / "model.safetensors") for role, folder in folders.items()}
-    branches = [tensors[f"branch:{b}"] for b in settings.branches]
-    template = load_model(folders[f"branch:{settings.branches[0]}"], job.recipe.model)
-    config = template.cfg
+    folders = {name: job.inputs[f"branch:{name}"].path for name in settings.branches}
+    config = load_model(folders[settings.branches[0]], job.recipe.model).cfg
     split = open_split(job.inputs["tokens"].path, "dev")
     documents = choose_round(split, sorted(f for f in split.ranges if is_language(f)), settings.dev_tokens, job.recipe.seed)
 
-    def dev_loss(model: MaskedLM) -> float:
-        found = score(model, split, documents, config.max_position, HELDOUT_MASK, job.recipe.seed)
+    def dev_loss(tensors: Tensors) -> float:
+        found = score(from_hf_state(tensors, config), split, documents, config.max_position, HELDOUT_MASK, job.recipe.seed)
         return round(float(found.loss_M.mean()), 6)
 
-    densities = settings.densities if settings.method == "ties" and len(branches) > 1 else [1.0]
+    alone: dict[str, float] = {}
+    branches: list[Tensors] = []
+    picked: dict[str, str] = {}
+    for name, folder in folders.items():
+        paths = checkpoints(folder) if settings.checkpoint == "best" else [folder]
+        states = [load_file(path / "model.safetensors") for path in paths]
+        losses = [dev_loss(state) for state in states]
+        at = losses.index(min(losses))
+        alone[name], picked[name] = losses[at], "last" if paths[at] == folder else paths[at].name
+        branches.append(states[at])
+    kept = [load_file(p / "model.safetensors") for p in checkpoints(folders[settings.branches[0]])]
+    base = load_file(job.inputs["base"].path / "model.safetensors")
     rows: list[Json] = []
-    best: tuple[float, MaskedLM] | None = None
-    with bar("merge", len(densities) + len(branches), "models") as shown:
-        alone = {}
-        for name, branch in zip(settings.branches, branches, strict=True):
-            alone[name] = dev_loss(from_hf_state(branch, config))
-            shown.advance(1, name)
-        for density in densities:
-            if len(branches) == 1:
-                state, agreement = dict(branches[0]), 1.0
-            else:
-                state, agreement = merge_tensors(tensors["base"], branches, settings.method, density, settings.scale)
-            model = from_hf_state(state, config)
-            loss = dev_loss(model)
-            rows.append({"density": density, "dev_loss": loss, "sign_agreement": round(agreement, 6)})
+    best: tuple[float, Tensors] | None = None
+    with bar("merge", len(settings.densities), "models") as shown:
+        for candidate in candidates(settings, base, branches, kept):
+            loss = dev_loss(candidate.tensors)
+            rows.append({**candidate.settings, "dev_loss": loss})
             if best is None or loss < best[0]:
-                best = (loss, model)
-            shown.advance(1, f"density {density:g}")
+                best = (loss, candidate.tensors)
+            shown.advance(1)
     assert best is not None
-    save_checkpoint(job.out, best[1])
+    save_checkpoint(job.out, from_hf_state(best[1], config))
     chosen = next(r for r in rows if r["dev_loss"] == best[0])
-    facts: Json = {"method": settings.method, "chosen": chosen, "sweep": rows, "branches_alone": alone}
+    facts: Json = {"method": settings.method, "chosen": chosen, "sweep": rows, "branches_alone": alone, "checkpoints": picked}
     write_json(job.out / "merge.json", facts)
-    job.say(f"density {chosen['density']:g}: dev loss {chosen['dev_loss']:.3f}; branches alone: {alone}")
+    job.say(f"{describe_merge(facts)}; dev loss of the branches alone: {alone}")
     return facts

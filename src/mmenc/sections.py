@@ -101,8 +101,10 @@ class Validate(Section):
 
 
 class Tokenizer(Section):
-    """Byte-level BPE trained on temperature-sampled text."""
+    """Byte-level BPE trained on temperature-sampled text, or the tokenizer of a released model of ours."""
 
+    source: str = "train"
+    """`train`, or a directory with the tokenizer.json of a release (continued pretraining)."""
     vocab_size: Positive = 8192
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.5
     sample_bytes: Positive = 8_000_000

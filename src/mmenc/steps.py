@@ -26,6 +26,9 @@ class Step:
     image: str = "cpu"
     raw: tuple[str, ...] = ()
     """Roles that are plain directories, not artifacts; their files become `inputs`."""
+    source: str = ""
+    """Parameter that may name a released model to take over; its `source_files` become `inputs` too."""
+    source_files: tuple[str, ...] = ()
 
     @property
     def instances(self) -> bool:
@@ -43,9 +46,27 @@ TABLE: dict[str, Step] = {
         Step("ingest", "mmenc.data.ingest:run", 1, (), ("ingest",), "ingest", raw=("data",)),
         Step("clean", "mmenc.data.clean:run", 1, ("raw",), ("clean",), "clean"),
         Step("validate", "mmenc.data.validate:run", 1, ("clean",), ("validate",), "validate"),
-        Step("tokenizer", "mmenc.data.tokenizer:run", 1, ("clean", "validate"), ("seed", "tokenizer"), "tokenizer"),
+        Step(
+            "tokenizer",
+            "mmenc.data.tokenizer:run",
+            1,
+            ("clean", "validate"),
+            ("seed", "tokenizer"),
+            "tokenizer",
+            source="tokenizer.source",
+            source_files=("tokenizer.json",),
+        ),
         Step("tokenize", "mmenc.data.tokenize:run", 1, ("clean", "validate", "tokenizer"), ("tokenize",), "tokenize"),
-        Step("init", "mmenc.train.init:run", 1, ("tokenizer",), ("seed", "model", "tokenizer.vocab_size"), "train/init"),
+        Step(
+            "init",
+            "mmenc.train.init:run",
+            1,
+            ("tokenizer",),
+            ("seed", "model", "tokenizer.vocab_size"),
+            "train/init",
+            source="model.source",
+            source_files=("config.json", "model.safetensors", "tokenizer.json"),
+        ),
         Step("mixture", "mmenc.data.mixture:run", 1, ("tokens",), ("languages", "phases.{name}"), "mixture/{name}"),
         Step(
             "train",

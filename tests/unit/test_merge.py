@@ -6,7 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmenc.merge import merge_tensors, ties, trim
+from mmenc.merge import candidates, merge_tensors, ties, trim
+from mmenc.recipe import parse
+from tests.pipeline import tiny_recipe
 
 
 def test_ties_by_hand():
@@ -41,3 +43,15 @@ def test_equal_branches_at_full_density_come_back(count, density, seed):
     thinned, _ = merge_tensors(base, [branch] * count, "ties", density, 1.0)
     moved = (thinned["w"] != base["w"]).sum()
     assert moved <= max(1, round(density * 12))
+
+
+def test_checkpoint_weights_by_hand():
+    states = [{"w": torch.tensor([float(x)])} for x in (1, 2, 4)]
+    merge = parse(tiny_recipe()).merge
+    linear = next(candidates(merge.model_copy(update={"method": "linear"}), states[0], states[-1:], states))
+    assert torch.allclose(linear.tensors["w"], torch.tensor([(1 * 1 + 2 * 2 + 3 * 4) / 6]))
+    found = list(
+        candidates(merge.model_copy(update={"method": "exponential", "decays": [0.5, 1.0]}), states[0], states[-1:], states)
+    )
+    assert torch.allclose(found[0].tensors["w"], torch.tensor([(0.25 * 1 + 0.5 * 2 + 4) / 1.75]))
+    assert torch.allclose(found[1].tensors["w"], torch.tensor([7 / 3]))

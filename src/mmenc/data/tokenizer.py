@@ -153,12 +153,9 @@ def _heldout_table(tokenizer: Tokenizer, clean: Path, splitter: Splitter) -> Jso
     return table
 
 
-def run(job: Job) -> Json:
-    """Train, prove the round trip, save as a Hugging Face fast tokenizer."""
-    from transformers import PreTrainedTokenizerFast
-
-    settings, clean = job.recipe.tokenizer, job.inputs["clean"].path
-    splitter = splitter_of(clean)
+def _train(job: Job, clean: Path, splitter: Splitter) -> tuple[Tokenizer, dict[str, int]]:
+    """Train on a sample of the train split; also the bytes per language that were used."""
+    settings = job.recipe.tokenizer
     sample = training_sample(clean, splitter, settings.temperature, settings.sample_bytes, job.recipe.seed)
     nbytes = {language: sum(len(t.encode()) for t in texts) for language, texts in sample.items()}
     job.say(f"training {settings.vocab_size:,} entries on {sum(nbytes.values()) / 1e6:.1f} MB of {len(sample)} languages")
@@ -168,6 +165,31 @@ def run(job: Job) -> Json:
             f"tokenizer.vocab_size: {settings.vocab_size} asked for, the text gives {tokenizer.get_vocab_size()} entries; "
             f"lower it, or bring more text"
         )
+    return tokenizer, nbytes
+
+
+def _adopt(job: Job) -> tuple[Tokenizer, dict[str, int]]:
+    """Take over the tokenizer of a release: the special ids must be ours, the alphabet bytes."""
+    path = job.raw["tokenizer.source"] / "tokenizer.json"
+    if not path.is_file():
+        raise Refused(f"tokenizer.source: {path} is missing; expected the tokenizer of a release")
+    tokenizer = Tokenizer.from_file(str(path))
+    wrong = [t for i, t in enumerate(SPECIALS) if tokenizer.token_to_id(t) != i]
+    if wrong or not isinstance(tokenizer.decoder, decoders.ByteLevel):
+        raise Refused(f"{path}: expected a byte-level tokenizer with {', '.join(SPECIALS)} as ids 0 to 4, found {wrong or 'no byte level'}")
+    if tokenizer.get_vocab_size() != job.recipe.tokenizer.vocab_size:
+        raise Refused(f"tokenizer.vocab_size: {path} has {tokenizer.get_vocab_size()} entries, the recipe {job.recipe.tokenizer.vocab_size}")
+    job.say(f"took over {path}, {tokenizer.get_vocab_size():,} entries")
+    return tokenizer, {}
+
+
+def run(job: Job) -> Json:
+    """Train, prove the round trip, save as a Hugging Face fast tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+
+    settings, clean = job.recipe.tokenizer, job.inputs["clean"].path
+    splitter = splitter_of(clean)
+    tokenizer, nbytes = _adopt(job) if "tokenizer.source" in job.raw else _train(job, clean, splitter)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",  # noqa: S106

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Iterable
 
+from mmenc.card import describe_merge
 from mmenc.charts import bar_chart, short
 from mmenc.data.tokens import is_language
 from mmenc.page import Cell, Html, Marked, figures, number, table, tag
@@ -84,15 +85,12 @@ def _plain_words(story: Story, languages: int) -> str:
     text = f"{name} is a masked language model of {recipe.model.layers} layers, trained from {begun} on {languages} "
     text += f"language{'s' if languages != 1 else ''}: " + ", then ".join(told(p) for p in trunk if p in story.phases) + ". "
     if story.branches:
-        chosen = story.facts("merge")["chosen"]
         text += f"From there {len(story.branches)} branch{'es' if len(story.branches) > 1 else ''} went on with a falling "
         text += f"learning rate: {', '.join(told(b) for b in story.branches)}. "
-        how = (
-            f"merged with {merge.method.upper()} at density {chosen['density']:g}, chosen on dev text"
-            if merge.method == "ties"
-            else "averaged"
-        )
-        text += f"They were {how}. " if len(story.branches) > 1 else "It is released as it is. "
+        if len(story.branches) > 1 or merge.method in ("linear", "exponential"):
+            text += f"What is released is a merge: {describe_merge(story.facts('merge'))}, chosen on dev text. "
+        else:
+            text += "It is released as it is. "
     if others := [p for p in story.phases if p not in trunk and p not in story.branches]:
         text += f"Not part of the release: {', '.join(others)}. "
     return text + "Results are of test text that neither training nor any choice saw."

@@ -105,27 +105,28 @@ def shares(story: Story) -> list[str]:
 
 
 def merge_sweep(story: Story) -> list[str]:
-    """Density, dev loss and sign agreement, beside each branch alone."""
+    """Dev loss of every merge that was tried, beside each branch alone."""
     facts = story.facts("merge")
     alone, sweep = facts["branches_alone"], facts["sweep"]
+    if len(alone) < 2 and facts["method"] in ("ties", "mean"):
+        return ["One branch was passed on as it is: there is nothing to sweep."]
     best = min([*alone.values(), *(r["dev_loss"] for r in sweep)])
 
     def loss(value: float) -> Cell:
         return Marked(value, "best" if value == best else "", digits=4)
 
-    rows: list[list[Cell]] = [[f"{name} alone", None, loss(value), None, ""] for name, value in alone.items()]
-    for r in sweep if len(alone) > 1 else []:
-        chosen = "released" if r == facts["chosen"] else ""
-        rows.append(["merged", r["density"], loss(r["dev_loss"]), fixed(100 * r["sign_agreement"], 1), chosen])
-    text = (
-        "The density with the least loss on dev text of all languages is released; it was not chosen on test. Sign agreement is "
-    )
+    rows: list[list[Cell]] = [[f"{name} alone", loss(value), None, ""] for name, value in alone.items()]
+    for r in sweep:
+        settings = ", ".join(f"{k} {v:g}" for k, v in r.items() if k not in ("dev_loss", "sign_agreement"))
+        agreement = fixed(100 * r["sign_agreement"], 1) if "sign_agreement" in r else None
+        rows.append(
+            [f"{facts['method']}: {settings}", loss(r["dev_loss"]), agreement, "released" if r == facts["chosen"] else ""]
+        )
+    text = "The merge with the least loss on dev text of all languages is released; it was not chosen on test. Sign agreement is "
     text += "the share of the kept parameters on whose direction all branches agree."
     if better := [name for name, value in alone.items() if value < facts["chosen"]["dev_loss"]]:
         text += f" Alone, {' and '.join(better)} {'has' if len(better) == 1 else 'have'} less dev loss than the best merge."
-    if len(alone) < 2:
-        text = "One branch was passed on as it is: there is nothing to sweep."
-    return [text, table(["model", "density", "dev loss", "sign agreement %", ""], rows, sortable=False)]
+    return [text, table(["model", "dev loss", "sign agreement %", ""], rows, sortable=False)]
 
 
 def _label(key: str) -> str:

@@ -15,13 +15,13 @@ WINDOW_ROWS = 256
 """Rows' worth of tokens per window: enough documents for a fill of 99 % (performance.md section 5)."""
 
 
-def make_streams(split: Split, mixture: Json, read: Mapping[str, int], seed: int, name: str, context: int) -> list[Stream]:
+def make_streams(split: Split, mixture: Json, read: Mapping[str, int], seed: int, name: str, phase: Phase) -> list[Stream]:
     """One stream per language and bucket of the plan; `read` is what the ancestors read of each folder."""
     quotas = {tag: row["tokens"] for tag, row in mixture["languages"].items()}
     for row in mixture["buckets"].values():
         quotas[row["source"]] = quotas.get(row["source"], 0) + row["tokens"]
     return [
-        Stream(folder, split.lengths(folder), seed, name, context, read.get(folder, 0), quota)
+        Stream(folder, split.lengths(folder), seed, name, phase.context, read.get(folder, 0), quota, phase.min_piece)
         for folder, quota in sorted(quotas.items())
         if quota
     ]

@@ -1,14 +1,16 @@
-"""Init: the checkpoint at step 0, randomly initialised as mmBERT's models are (`full_megatron`; model/init.py)."""
+"""Init: the checkpoint at step 0: random as mmBERT's models (`full_megatron`), or a released model, as it is or strided down."""
 
 from __future__ import annotations
 
-from mmenc.artifact import Json, write_json
+from mmenc.artifact import Json, sha256_file, write_json
 from mmenc.data.tokenizer import load
 from mmenc.errors import Refused
 from mmenc.job import Job
 from mmenc.model.config import EncoderConfig, parameter_counts
-from mmenc.model.hf import save_checkpoint
+from mmenc.model.head import MaskedLM
+from mmenc.model.hf import from_hf_state, load_checkpoint, save_checkpoint, to_hf_state
 from mmenc.model.init import build
+from mmenc.model.resize import stride_state
 from mmenc.recipe import Recipe
 from mmenc.train.state import no_consumption
 
@@ -36,10 +38,27 @@ def run(job: Job) -> Json:
     found = load(job.inputs["tokenizer"].path).get_vocab_size()
     if found != config.vocab_size:
         raise Refused(f"tokenizer: has {found} entries, the model {config.vocab_size}; they must be equal")
-    if job.recipe.model.source != "random":
-        raise Refused(f"model.source: {job.recipe.model.source!r} is not supported yet; expected 'random'")
-    save_checkpoint(job.out, build(config, job.recipe.seed))
+    model = build(config, job.recipe.seed) if "model.source" not in job.raw else _take_over(job, config)
+    save_checkpoint(job.out, model)
     write_json(job.out / "state.json", no_consumption())
     counts = parameter_counts(config)
-    job.say(f"{counts['parameters']:,} parameters, {counts['non_embedding']:,} of them not embeddings")
-    return dict(counts)
+    source = "random weights" if "model.source" not in job.raw else f"weights of {job.recipe.model.source}"
+    job.say(f"{counts['parameters']:,} parameters, {counts['non_embedding']:,} of them not embeddings; {source}")
+    return {**counts, "source": job.recipe.model.source, "resize": job.recipe.model.resize}
+
+
+def _take_over(job: Job, config: EncoderConfig) -> MaskedLM:
+    """Read a released model; its tokenizer must be ours, or its embeddings would mean other text."""
+    folder = job.raw["model.source"]
+    theirs, ours = folder / "tokenizer.json", job.inputs["tokenizer"].path / "tokenizer.json"
+    if theirs.is_file() and sha256_file(theirs) != sha256_file(ours):
+        raise Refused(f"{theirs}: is not the tokenizer of this recipe; set tokenizer.source to {str(folder)!r}")
+    source = load_checkpoint(folder)
+    if job.recipe.model.resize == "stride":
+        return from_hf_state(stride_state(to_hf_state(source), source.cfg, config), config)
+    for name in ("hidden", "layers", "heads", "intermediate", "window", "global_every", "vocab_size"):
+        if getattr(source.cfg, name) != getattr(config, name):
+            raise Refused(
+                f"model.{name}: {folder} has {getattr(source.cfg, name)}, the recipe {getattr(config, name)}; expected equal"
+            )
+    return source

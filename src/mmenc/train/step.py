@@ -8,6 +8,7 @@ the current step with the state saved (exit 75); a killed process goes on from t
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import torch
 
 from mmenc import job as runtime
 from mmenc import rng
-from mmenc.artifact import Json, read_json, write_json
+from mmenc.artifact import Json, atomic_directory, read_json, write_json
 from mmenc.data.masking import mask_tokens
 from mmenc.data.packing import Row, materialise
 from mmenc.data.tokens import is_language, open_split
@@ -25,6 +26,7 @@ from mmenc.evaluate.score import choose_round, score
 from mmenc.job import Job
 from mmenc.model.attention import Packing
 from mmenc.model.head import MaskedLM
+from mmenc.model.hf import save_checkpoint
 from mmenc.progress import bar
 from mmenc.sections import Phase
 from mmenc.train.batches import Batches, make_streams
@@ -59,6 +61,7 @@ class Loop:
     loss_sum: float = 0.0
     loss_count: int = 0
     counts: list[int] = field(default_factory=list)
+    kept: int = 0
 
 
 class Trainer:
@@ -86,8 +89,8 @@ class Trainer:
         self.model: MaskedLM = load_model(source, self.recipe.model, self.phase).to(self.device)
         self.optimizer = make_optimizer(self.model, self.phase.optimizer, self.phase.lr.peak)
         load_optimizer(source / "optimizer.safetensors", self.model, self.optimizer)
-        read, context = self.before["streams"], self.phase.context
-        streams = make_streams(self.train_split, self.mixture, read, self.recipe.seed, job.name, context)
+        read = self.before["streams"]
+        streams = make_streams(self.train_split, self.mixture, read, self.recipe.seed, job.name, self.phase)
         self.batches = Batches(streams, self.train_split, self.phase, job.name, self.recipe.seed, self.loop.counts)
         self.loop.counts = self.batches.counts
         self.dev_documents = choose_round(self.dev_split, sorted(self.mixture["languages"]), HELDOUT_TOKENS, self.recipe.seed)
@@ -167,6 +170,14 @@ class Trainer:
         if self.loop.row / self.batches.total >= due or self.loop.row == self.batches.total:
             self.loop.heldout.append([self.loop.tokens, round(self.heldout(), 6)])
 
+    def keep(self) -> None:
+        """Keep an intermediate checkpoint at equal distances, beside the resume state until the phase is done."""
+        due = self.phase.tokens * (self.loop.kept + 1) / (self.phase.checkpoints + 1)
+        if self.loop.kept < self.phase.checkpoints and self.loop.tokens >= due:
+            with atomic_directory(self.job.resume / "kept" / f"{self.loop.tokens:015d}") as folder:
+                save_checkpoint(folder, self.model)
+            self.loop.kept += 1
+
     def save(self) -> None:
         """Write the resume state."""
         save_resume(self.job.resume, self.loop.step, self.parents, self.model, self.optimizer, vars(self.loop))
@@ -195,6 +206,7 @@ class Trainer:
                     self.count(rows, loss, masked)
                     done += self.loop.tokens - before
                     self.take_heldout()
+                    self.keep()
                     speed = done / (time.monotonic() - started)
                     shown.advance(size, f"loss {loss / masked:.3f} {speed:,.0f} tok/s")
                     if runtime.stop_requested:
@@ -260,6 +272,8 @@ def run(job: Job) -> Json:
     trainer.run()
     state = trainer.state()
     write_checkpoint(job.out, trainer.model, trainer.optimizer, state)
+    if trainer.loop.kept:
+        shutil.copytree(job.resume / "kept", job.out / "checkpoints")
     facts = _facts(trainer, state)
     write_json(job.out / "curve.json", {"curve": facts["curve"], "heldout": facts["heldout"]})
     first, last = facts["heldout"][0][1], facts["heldout"][-1][1]
