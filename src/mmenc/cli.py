@@ -47,6 +47,12 @@ def _show(args: argparse.Namespace) -> None:
     closing_screen(args.params)
 
 
+def _doctor(args: argparse.Namespace) -> None:
+    from mmenc.doctor import show
+
+    show(args.params, as_json=args.json)
+
+
 def _lineage(args: argparse.Namespace) -> None:
     from mmenc.lineage import show
 
@@ -74,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("data"), metavar="DIR")
     command("prepare", _prepare, "check the recipe, fetch the default corpus if it is missing, tidy up", recipe=True)
     command("show", _show, "say where the report and the model are", recipe=True)
+    sub = command("doctor", _doctor, "preflight: what will be used here, what is missing, what mends it", recipe=True)
+    sub.add_argument("--json", action="store_true")
     sub = command("lineage", _lineage, "from an artifact to every shard that it descends from")
     sub.add_argument("dir", type=Path, metavar="DIR")
     sub.add_argument("--verify", action="store_true", help="check every hash that can be reached")
