@@ -79,11 +79,11 @@ def test_numbers_survive_yaml_and_kubeflow(tmp_path: Path):
     assert "3e-3" in text
     recipe = load(REPO / "params.yaml")
     assert recipe.phases["pretrain"].lr.peak == 0.003
-    as_floats = change("phases.pretrain.batch_tokens", 1024.0)
+    as_floats = change("phases.pretrain.batch_tokens", 512.0)
     assert parse(as_floats) == parse(tiny_recipe())
     assert isinstance(parse(as_floats).phases["pretrain"].batch_tokens, int)
-    with pytest.raises(Refused, match=r"batch_tokens is 1024\.5"):
-        parse(change("phases.pretrain.batch_tokens", 1024.5))
+    with pytest.raises(Refused, match=r"batch_tokens is 512\.5"):
+        parse(change("phases.pretrain.batch_tokens", 512.5))
 
 
 @pytest.mark.parametrize(
