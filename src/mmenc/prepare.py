@@ -49,16 +49,10 @@ def closing_screen(params: Path) -> None:
     manifest = read_json(release / "manifest.json")
     tiers = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["tiers"]
     chance = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["retrieval"]["chance"]
-    table = Table(title=f"{recipe.release.name} on held-out text", title_justify="left")
-    columns = (
-        "tier",
-        "bits per byte",
-        "of a unigram model",
-        "masked tokens right",
-        f"translation found (chance {100 * chance:.0f} %)",
-    )
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if i else "left")
+    retrieval = f"retrieval (chance {100 * chance:.0f} %)" if chance else "retrieval"
+    table = Table("tier", title=f"{recipe.release.name} on held-out text", title_justify="left", box=None)
+    for name in ("bits per byte", "unigram's", "masked right", retrieval):
+        table.add_column(name, justify="right")
     for tier, models in tiers.items():
         mine, base = models.get("merge", {}), models.get("unigram", {})
         found = mine.get("retrieval.accuracy")
@@ -76,13 +70,10 @@ def closing_screen(params: Path) -> None:
             seconds += float(json.loads(record.read_text(encoding="utf-8"))["seconds"])
     console = Console()
     console.print(table)
-    console.print(
-        Panel(
-            f"[bold]report[/bold]   {ARTIFACTS / 'report' / 'report.html'}   (open it in a browser; it needs no network)\n"
-            f"[bold]model[/bold]    {release}   AutoModelForMaskedLM.from_pretrained({str(release)!r})\n"
-            f"[bold]lineage[/bold]  .venv/bin/mmenc lineage {release}\n"
-            f"made in {seconds / 60:.1f} minutes of work",
-            title="done",
-            title_align="left",
-        )
-    )
+    lines = [
+        f"[bold]report[/bold]   {ARTIFACTS / 'report' / 'report.html'} (open it in a browser)",
+        f"[bold]model[/bold]    {release} (for transformers, sentence-transformers)",
+        f"[bold]lineage[/bold]  .venv/bin/mmenc lineage {release}",
+        f"[bold]time[/bold]     {seconds / 60:.1f} minutes of work in all steps",
+    ]
+    console.print(Panel("\n".join(lines), title="done", title_align="left", width=78))
