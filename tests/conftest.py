@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.pipeline import REPO, run_all, slice_corpus, workplace
+
+settings.register_profile("mmenc", deadline=None)  # the first example may pay for an import on a busy machine
+settings.load_profile("mmenc")
 
 
 @pytest.fixture(scope="session")

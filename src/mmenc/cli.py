@@ -59,6 +59,13 @@ def _lineage(args: argparse.Namespace) -> None:
     show(args.dir, verify=args.verify, as_json=args.json)
 
 
+def _plan(args: argparse.Namespace) -> None:
+    from mmenc.plan_show import show
+
+    options = {"as_json": args.json, "every_language": args.languages, "against": args.against}
+    show(args.params, args.counts, args.counts_from, **options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmenc", description="Pretraining modern multilingual encoders as a pipeline.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -81,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     command("prepare", _prepare, "check the recipe, fetch the default corpus if it is missing, tidy up", recipe=True)
     command("show", _show, "say where the report and the model are", recipe=True)
     sub = command("doctor", _doctor, "preflight: what will be used here, what is missing, what mends it", recipe=True)
+    sub.add_argument("--json", action="store_true")
+    sub = command("plan", _plan, "what a recipe reads, costs and needs, before anything is spent", recipe=True)
+    sub.add_argument("--counts", type=Path, metavar="F.csv", help="tokens available per language (columns language, tokens)")
+    sub.add_argument("--counts-from", default="", metavar="COLUMN", help="a phase: the column holds tokens sampled in it")
+    sub.add_argument("--against", type=Path, metavar="OTHER.yaml", help="show what differs from another recipe")
+    sub.add_argument("--languages", action="store_true", help="show every language of every phase")
     sub.add_argument("--json", action="store_true")
     sub = command("lineage", _lineage, "from an artifact to every shard that it descends from")
     sub.add_argument("dir", type=Path, metavar="DIR")

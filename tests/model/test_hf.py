@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from conftest import lively, small, tokens
 from torch import Tensor
 
 from mmenc.errors import Refused
 from mmenc.model.attention import Packing
 from mmenc.model.head import MaskedLM, mean_pool
 from mmenc.model.hf import config_from_hf, from_hf_state, hf_config, load_checkpoint, save_checkpoint, to_hf_state
+from tests.model.conftest import lively, small, tokens
 
 if TYPE_CHECKING:
     from pathlib import Path

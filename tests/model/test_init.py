@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from conftest import small
 
 from mmenc.model.config import EncoderConfig
 from mmenc.model.head import MaskedLM
 from mmenc.model.init import build
+from tests.model.conftest import small
 
 CUT = 0.8796  # standard deviation of a unit normal cut at +-2
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import lively, small, tokens
 from torch import Tensor
 
 from mmenc.errors import Refused
 from mmenc.model.attention import Packing
 from mmenc.model.encoder import derive_seed, dropout
 from mmenc.model.head import MaskedLM, masked_loss
+from mmenc.model.init import build
+from tests.model.conftest import lively, small, tokens
 
 
 def inputs(rows: int, width: int, vocab: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -137,3 +138,15 @@ def test_compiled_loss_stage_equals_plain_one() -> None:
 def test_too_long_document_is_refused() -> None:
     with pytest.raises(Refused, match="1201 tokens, expected at most 1200"):
         lively(small()).hidden(tokens(1201, 211), Packing.of([1201]))
+
+
+def test_activation_checkpointing_changes_no_bit() -> None:
+    results = []
+    for again in (False, True):
+        model = build(small(attn_out_dropout=0.1), 3)
+        model.model.checkpointing = again
+        ids = torch.arange(5, 105)
+        loss, _ = model(ids, Packing.of([60, 40]), torch.arange(0, 100, 3), ids[::3], dropout_seed=7)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmenc.data.masking import SPECIAL_COUNT, mask_tokens
@@ -100,7 +100,6 @@ def listed(pieces) -> list[tuple[int, int, int]]:
     return list(zip(pieces.document.tolist(), pieces.start.tolist(), pieces.stop.tolist(), strict=True))
 
 
-@settings(deadline=None)
 @given(sizes, st.integers(1, 40_000), st.integers(1, 7), st.integers(0, 3), st.sampled_from([16, 128, 1024]))
 def test_windows_tile_the_phase_within_half_a_row_of_the_plan(lengths, quota, windows, phases_before, context):
     array = np.array(lengths)
@@ -114,7 +113,6 @@ def test_windows_tile_the_phase_within_half_a_row_of_the_plan(lengths, quota, wi
     assert abs(stream.consumed() - quota) <= context
 
 
-@settings(deadline=None)
 @given(sizes, st.lists(st.tuples(st.integers(1, 20_000), st.sampled_from([32, 128, 512])), min_size=1, max_size=4))
 def test_no_token_comes_twice_before_its_epoch_is_over_across_phases(lengths, phases):
     array = np.array(lengths)

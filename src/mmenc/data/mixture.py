@@ -96,10 +96,13 @@ def mix(phase: Phase, name: str, tags: list[str], counts: Mapping[str, int]) -> 
             f"epoch_cap {phase.epoch_cap:g}; lower tokens or raise epoch_cap"
         )
     capped = np.zeros(len(shares), dtype=bool)
+    language = np.arange(len(shares)) < len(sampled)
     while (over := (shares > limits + 1e-15) & ~capped).any():
         surplus = float((shares - limits)[over].sum())
         shares[over], capped = limits[over], capped | over
-        shares[~capped] += surplus * shares[~capped] / shares[~capped].sum()
+        # Buckets keep their fixed share; only when every language is full do they take the rest.
+        takers = ~capped & language if (~capped & language).any() else ~capped
+        shares[takers] += surplus * shares[takers] / shares[takers].sum()
     tokens = _largest_remainder(shares / shares.sum(), phase.tokens)
     warnings = [
         f"{keys[i]} is capped at {phase.epoch_cap:g} epochs; its surplus goes to the others" for i in np.flatnonzero(capped)

@@ -7,8 +7,13 @@ every third layer global and the others local. The defaults below are mmBERT's; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mmenc.errors import Refused
+
+if TYPE_CHECKING:
+    from mmenc.recipe import Recipe
+    from mmenc.sections import Phase
 
 UNSET = -1  # a special-token id that the source of the configuration did not state: ask the tokenizer
 
@@ -83,3 +88,23 @@ def parameter_counts(cfg: EncoderConfig) -> dict[str, int]:
     backbone = non_embedding + cfg.vocab_size * width
     head = width * width + width + cfg.vocab_size  # dense, norm, decoder bias (decoder weight is tied)
     return {"parameters": backbone + head, "backbone": backbone, "non_embedding": non_embedding}
+
+
+def encoder_config(recipe: Recipe, phase: Phase | None = None) -> EncoderConfig:
+    """Return the encoder that a recipe describes, with the context and RoPE base of a phase where one is given."""
+    m = recipe.model
+    return EncoderConfig(
+        vocab_size=recipe.tokenizer.vocab_size,
+        hidden=m.hidden,
+        layers=m.layers,
+        heads=m.heads,
+        intermediate=m.intermediate,
+        window=m.window,
+        global_every=m.global_every,
+        rope_theta_global=phase.rope_theta if phase else 10_000.0,
+        rope_theta_local=phase.rope_theta if phase else 10_000.0,
+        max_position=phase.context if phase else 1024,
+        norm_eps=m.norm_eps,
+        attn_out_dropout=m.attn_out_dropout,
+        initializer_range=m.initializer_range,
+    )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmenc.errors import Refused
 from mmenc.model.attention import Packing, attention
@@ -135,6 +136,8 @@ class Encoder(nn.Module):
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.cfg, self.backend = cfg, "auto"
+        self.checkpointing = False
+        """Keep only each layer's input for the backward pass and compute the layer again: less memory, a third more work."""
         self.embeddings = Embeddings(cfg)
         self.layers = nn.ModuleList(Layer(cfg, i) for i in range(cfg.layers))
         self.final_norm = nn.LayerNorm(cfg.hidden, eps=cfg.norm_eps, bias=False)
@@ -156,6 +159,9 @@ class Encoder(nn.Module):
             raise Refused(f"encoder: found a document of {packing.max_len} tokens, expected at most {cfg.max_position}")
         x_TD = self.embeddings(ids_T)
         for i, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, packing, self.angles(packing, cfg.theta(i)), self.backend, dropout_seed)
+            args = (x_TD, packing, self.angles(packing, cfg.theta(i)), self.backend, dropout_seed)
+            # Dropout is a function of its seed, so the second computation is the first, bit for bit.
+            again = self.checkpointing and torch.is_grad_enabled()
+            x_TD = checkpoint(layer, *args, use_reentrant=False) if again else layer(*args)
         out: Tensor = self.final_norm(x_TD)
         return out

@@ -6,30 +6,12 @@ from mmenc.artifact import Json, sha256_file, write_json
 from mmenc.data.tokenizer import load
 from mmenc.errors import Refused
 from mmenc.job import Job
-from mmenc.model.config import EncoderConfig, parameter_counts
+from mmenc.model.config import EncoderConfig, encoder_config, parameter_counts
 from mmenc.model.head import MaskedLM
 from mmenc.model.hf import from_hf_state, load_checkpoint, save_checkpoint, to_hf_state
 from mmenc.model.init import build
 from mmenc.model.resize import stride_state
-from mmenc.recipe import Recipe
 from mmenc.train.state import no_consumption
-
-
-def encoder_config(recipe: Recipe) -> EncoderConfig:
-    """The encoder that a recipe describes; RoPE base and context are the phases' business."""
-    m = recipe.model
-    return EncoderConfig(
-        vocab_size=recipe.tokenizer.vocab_size,
-        hidden=m.hidden,
-        layers=m.layers,
-        heads=m.heads,
-        intermediate=m.intermediate,
-        window=m.window,
-        global_every=m.global_every,
-        norm_eps=m.norm_eps,
-        attn_out_dropout=m.attn_out_dropout,
-        initializer_range=m.initializer_range,
-    )
 
 
 def run(job: Job) -> Json:

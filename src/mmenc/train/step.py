@@ -8,9 +8,11 @@ the current step with the state saved (exit 75); a killed process goes on from t
 from __future__ import annotations
 
 import math
+import resource
 import shutil
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ import torch
 from mmenc import job as runtime
 from mmenc import rng
 from mmenc.artifact import Json, atomic_directory, read_json, write_json
+from mmenc.costs import phase_costs
 from mmenc.data.masking import mask_tokens
 from mmenc.data.packing import Row, materialise
 from mmenc.data.tokens import is_language, open_split
@@ -25,6 +28,7 @@ from mmenc.errors import Refused, Stopped
 from mmenc.evaluate.score import choose_round, score
 from mmenc.job import Job
 from mmenc.model.attention import Packing
+from mmenc.model.config import parameter_counts
 from mmenc.model.head import MaskedLM
 from mmenc.model.hf import save_checkpoint
 from mmenc.progress import bar
@@ -45,6 +49,7 @@ HELDOUT_TOKENS = 24_000
 HELDOUT_MASK = 0.15
 """One rate in every phase, so that the curves of all phases can be laid side by side."""
 CURVE_POINTS = 60
+PROC = Path("/proc/self/statm").exists()
 
 
 @dataclass
@@ -69,6 +74,7 @@ class Trainer:
 
     def __init__(self, job: Job) -> None:
         self.job, self.recipe = job, job.recipe
+        self.memory_before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() if PROC else 0
         self.phase: Phase = job.recipe.phases[job.name]
         compute = job.recipe.compute
         torch.set_num_threads(compute.threads)
@@ -87,6 +93,7 @@ class Trainer:
         self.loop = Loop(**read_json(resumed / "state.json")) if resumed else Loop()
         source = resumed or job.inputs["init"].path
         self.model: MaskedLM = load_model(source, self.recipe.model, self.phase).to(self.device)
+        self.model.model.checkpointing = compute.activation_checkpointing
         self.optimizer = make_optimizer(self.model, self.phase.optimizer, self.phase.lr.peak)
         load_optimizer(source / "optimizer.safetensors", self.model, self.optimizer)
         read = self.before["streams"]
@@ -220,6 +227,17 @@ class Trainer:
             runtime.graceful = False
         seconds = time.monotonic() - started
         self.job.measured |= {"train_seconds": seconds, "tokens": done, "tokens_per_second": done / max(seconds, 1e-9)}
+        self.job.measured["plan"] = self.compare_with_plan(seconds, done)
+
+    def compare_with_plan(self, seconds: float, done: int) -> Json:
+        """What `mmenc plan` had predicted for this process, what was measured, and the relative error."""
+        parameters = parameter_counts(self.model.cfg)["parameters"]
+        planned = phase_costs(self.recipe, self.phase, parameters)
+        cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        expected = {"seconds": planned["hours"] * 3600 * done / self.phase.tokens, "memory_bytes": planned["memory_bytes"]}
+        found = {"seconds": seconds, "memory_bytes": peak - (0 if cuda else self.memory_before)}
+        return {"expected": expected, "measured": found, "error": {k: found[k] / expected[k] - 1 for k in found if expected[k]}}
 
     def state(self) -> Json:
         """state.json of the finished phase (contract)."""
