@@ -66,6 +66,29 @@ def _plan(args: argparse.Namespace) -> None:
     show(args.params, args.counts, args.counts_from, **options)
 
 
+def _compile(args: argparse.Namespace) -> None:
+    import importlib
+
+    import yaml
+
+    from mmenc.recipe import load
+
+    recipe = load(args.params)
+    roots = [root for root in (Path.cwd(), Path(__file__).parents[2]) if (root / "pipelines" / "pretrain.py").is_file()]
+    if not roots:
+        raise Refused("pipelines/pretrain.py: not found here; run `mmenc compile` in a checkout of the repository")
+    sys.path.insert(0, str(roots[0]))
+    try:
+        pretrain = importlib.import_module("pipelines.pretrain")
+    except ModuleNotFoundError as error:
+        raise Refused(f"{error.name} is not installed; `pip install 'mmenc[kfp]'` brings it") from None
+    pointer = Path(f"{recipe.ingest.root}.dvc")
+    outs = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"] if pointer.is_file() else []
+    images = {key: value for key, value in (("image", args.image), ("gpu_image", args.gpu_image)) if value}
+    pretrain.write(recipe, args.out, data_hash=f"{outs[0]['hash']}:{outs[0]['md5']}" if outs else "", **images)
+    print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB", flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmenc", description="Pretraining modern multilingual encoders as a pipeline.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -95,6 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--against", type=Path, metavar="OTHER.yaml", help="show what differs from another recipe")
     sub.add_argument("--languages", action="store_true", help="show every language of every phase")
     sub.add_argument("--json", action="store_true")
+    sub = command("compile", _compile, "write the recipe's pipeline for Kubeflow", recipe=True)
+    sub.add_argument("--out", type=Path, required=True, metavar="pipeline.yaml")
+    sub.add_argument("--image", default="", help="image of the steps, tagged by git revision")
+    sub.add_argument("--gpu-image", default="", help="image of training where compute.device is cuda")
     sub = command("lineage", _lineage, "from an artifact to every shard that it descends from")
     sub.add_argument("dir", type=Path, metavar="DIR")
     sub.add_argument("--verify", action="store_true", help="check every hash that can be reached")
@@ -118,6 +145,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"mmenc: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("mmenc: stopped; run the same command again", file=sys.stderr)
+        return 75
     except BrokenPipeError:
         return 1
     return 0

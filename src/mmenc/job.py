@@ -193,8 +193,8 @@ def disk_errors(out: Path) -> Iterator[None]:
         raise
 
 
-class Interrupt(Exception):
-    """Raised by a signal outside of training, where no state needs saving."""
+class Interrupt(BaseException):
+    """Raised by a signal outside of training, where no state needs saving; no library's `except Exception` may eat it."""
 
 
 stop_requested = False

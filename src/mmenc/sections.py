@@ -61,7 +61,7 @@ class Ingest(Section):
     """Folders to read; the others are left alone."""
     license: str = "unknown"
     """Licence noted for documents that do not bring their own (plain text files)."""
-    document_bytes: Positive = 20_000
+    document_bytes: Positive = 4_000
     """Plain text files are cut into documents at blank lines once a document has this many bytes."""
 
 

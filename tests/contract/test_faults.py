@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import json
 import os
 import random
 import shutil
@@ -110,6 +111,33 @@ def test_a_folder_of_plain_text_files_is_enough(tmp_path: Path, monkeypatch, cor
     }
 
 
+def test_a_users_own_text_file_becomes_a_model(sample: Path, tmp_path, monkeypatch, corpus, capsys):
+    """One plain text file of one language, as the README says; and too few documents for a held-out set are a sentence."""
+    texts = [json.loads(line)["text"] for line in (sample / "fin_Latn" / "homeassistant.jsonl").read_text().splitlines()]
+    folder = workplace(tmp_path / "w", corpus)
+    (folder / "my-text" / "fin_Latn").mkdir(parents=True)
+    (folder / "my-text" / "fin_Latn" / "book.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    recipe = tiny_recipe()
+    recipe["languages"] = {"own": "all"}
+    recipe["ingest"] |= {"root": "my-text"}
+    recipe["phases"] = {
+        n: {**recipe["phases"][n], "languages": "own", "buckets": {}} for n in ("pretrain", "extend", "decay-all")
+    }
+    recipe["merge"]["branches"] = ["decay-all"]
+    write_recipe(folder, recipe)
+    run_all(folder, monkeypatch)
+    assert (folder / "artifacts" / "release" / "model.safetensors").exists()
+    capsys.readouterr()
+    recipe["ingest"]["document_bytes"] = 60_000
+    write_recipe(folder, recipe)
+    stages = commands(folder)
+    for name in ("ingest", "clean", "validate", "tokenizer"):
+        assert run_stage(folder, stages[name], monkeypatch) == 0
+    capsys.readouterr()
+    assert run_stage(folder, stages["tokenize"], monkeypatch) == 1
+    assert "with a smaller ingest.document_bytes (now 60000)" in fails(capsys)
+
+
 def test_an_artifact_whose_bytes_do_not_match_its_manifest_is_refused(finished, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(finished, tmp_path / "copy")
     shard = copy / "artifacts" / "clean" / "shards" / "fao_Latn" / "00000.jsonl.zst"
@@ -144,7 +172,7 @@ def test_a_phase_that_drops_a_language_of_its_parent_is_refused_before_a_step(fi
     write_recipe(copy, recipe)
     state = copy / "artifacts" / "train" / "extend" / "state.json"
     assert "fao_Latn" not in recipe["languages"]["tail"]
-    trained = set(__import__("json").loads(state.read_text())["languages"])
+    trained = set(json.loads(state.read_text())["languages"])
     dropped = sorted(trained - set(recipe["languages"]["tail"]))
     if not dropped:
         pytest.skip("the slice's three largest languages are all listed")

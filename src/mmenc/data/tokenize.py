@@ -61,8 +61,13 @@ def run(job: Job) -> Json:
     for writer in writers.values():
         writer.close()
     total = {split: sum(row[split]["tokens"] for row in folders.values()) for split in SPLITS}
-    if not total["train"]:
-        raise Refused("tokenize: no document is in the train split; bring more text")
+    empty = next((split for split in SPLITS if not total[split]), None)
+    if empty:
+        count = sum(row[split]["documents"] for row in folders.values() for split in SPLITS)
+        raise Refused(
+            f"tokenize: none of the {count} documents is in the {empty} split; bring more documents, or cut plain text "
+            f"finer with a smaller ingest.document_bytes (now {job.recipe.ingest.document_bytes})"
+        )
     counted = {split: sum(1 for row in folders.values() if row[split]["tokens"]) for split in SPLITS}
     job.say(f"{total['train']:,} train tokens in {counted['train']} languages; test in {counted['test']}")
     return {

@@ -59,7 +59,8 @@ def open_split(artifact: Path, split: str) -> Split:
     """Map one split of a `tokenize` artifact into memory."""
     folder = artifact / split
     index = read_json(folder / "index.json")
-    flat = np.memmap(folder / "tokens.bin", dtype=index["dtype"], mode="r").view(np.ndarray)
+    path = folder / "tokens.bin"
+    flat = np.memmap(path, dtype=index["dtype"], mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, index["dtype"])
     documents: list[Json] = []
     if (folder / "documents.jsonl").exists():
         documents = [json.loads(line) for line in (folder / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
