@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version as package_version
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, seal, sha256_file, write_json
 from mmenc.errors import Refused, Stopped, nearest
@@ -54,6 +54,21 @@ class Job:
     def say(self, text: str) -> None:
         """Print one plain line for the person who waits."""
         print(f"  {text}", flush=True)
+
+
+class _Declared:
+    """A recipe that shows a step only the sections that it declares: an undeclared read would escape the digest."""
+
+    def __init__(self, recipe: Recipe, step: Step) -> None:
+        self._recipe = recipe
+        self._sections = {path.split(".")[0] for path in step.params} | {"compute"}
+        self._step = step.name
+
+    def __getattr__(self, section: str) -> Any:
+        known = {"validation": "validate", "ancestors": "phases"}.get(section, section)
+        if known in self._sections:
+            return getattr(self._recipe, section)
+        raise AssertionError(f"step {self._step} reads recipe.{section}, which steps.TABLE does not declare")
 
 
 def _expand(step: Step, recipe: Recipe, dirs: Mapping[str, Path]) -> dict[str, Path]:
@@ -141,7 +156,7 @@ def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Mapping[str,
     module, _, function = step.function.partition(":")
     with signals(), _lock(resume), disk_errors(out):
         with atomic_directory(out) as work:
-            job = Job(step, name, recipe, inputs, raw, raw_files, work, resume, request)
+            job = Job(step, name, cast("Recipe", _Declared(recipe, step)), inputs, raw, raw_files, work, resume, request)
             facts = getattr(importlib.import_module(module), function)(job)
             manifest = seal(work, request, list(inputs.values()), facts, job.external)
         _run_record(root / ".runs" / request.digest, job, manifest, started, recipe)

@@ -145,6 +145,8 @@ def run(job: Job) -> Json:
         if (tokenizer.path / name).exists():
             shutil.copyfile(tokenizer.path / name, job.out / name)
     config = read_json(job.out / "config.json")
+    settings = read_json(job.out / "tokenizer_config.json")
+    write_json(job.out / "tokenizer_config.json", {**settings, "model_max_length": config["max_position_embeddings"]})
     _sentence_transformers(job.out, config["max_position_embeddings"], config["hidden_size"])
     split = open_split(job.inputs["tokens"].path, "test")
     worst = logit_difference(job.out, job, split)

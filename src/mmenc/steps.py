@@ -73,7 +73,7 @@ TABLE: dict[str, Step] = {
             "mmenc.train.step:run",
             1,
             ("tokens", "mixture", "init"),
-            ("seed", "model", "phases.{name}"),
+            ("seed", "model", "tokenizer.vocab_size", "phases.{name}"),
             "train/{name}",
             image="gpu",
         ),
@@ -91,10 +91,17 @@ TABLE: dict[str, Step] = {
             "mmenc.release:run",
             1,
             ("model", "tokenizer", "evaluate", "validate", "tokens"),
-            ("model", "release"),
+            ("seed", "model", "evaluate", "release"),
             "release",
         ),
-        Step("report", "mmenc.report.step:run", 1, ("release", "evaluate*"), ("languages", "phases", "merge"), "report"),
+        Step(
+            "report",
+            "mmenc.report.step:run",
+            1,
+            ("release", "evaluate*"),
+            ("languages", "model", "phases", "merge", "evaluate", "release"),
+            "report",
+        ),
     )
 }
 

@@ -135,7 +135,7 @@ def test_a_users_own_text_file_becomes_a_model(sample: Path, tmp_path, monkeypat
         assert run_stage(folder, stages[name], monkeypatch) == 0
     capsys.readouterr()
     assert run_stage(folder, stages["tokenize"], monkeypatch) == 1
-    assert "with a smaller ingest.document_bytes (now 60000)" in fails(capsys)
+    assert "with a smaller ingest.document_bytes" in fails(capsys)
 
 
 def test_an_artifact_whose_bytes_do_not_match_its_manifest_is_refused(finished, tmp_path, monkeypatch, capsys):

@@ -66,7 +66,7 @@ def run(job: Job) -> Json:
         count = sum(row[split]["documents"] for row in folders.values() for split in SPLITS)
         raise Refused(
             f"tokenize: none of the {count} documents is in the {empty} split; bring more documents, or cut plain text "
-            f"finer with a smaller ingest.document_bytes (now {job.recipe.ingest.document_bytes})"
+            "finer with a smaller ingest.document_bytes"
         )
     counted = {split: sum(1 for row in folders.values() if row[split]["tokens"]) for split in SPLITS}
     job.say(f"{total['train']:,} train tokens in {counted['train']} languages; test in {counted['test']}")

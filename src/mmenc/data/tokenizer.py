@@ -201,7 +201,6 @@ def run(job: Job) -> Json:
         sep_token="<eos>",  # noqa: S106
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
-        model_max_length=max(p.context for p in job.recipe.phases.values()),
     )
     fast.save_pretrained(job.out)
     table = _heldout_table(load(job.out), clean, splitter)

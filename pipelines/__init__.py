@@ -1,0 +1,1 @@
+"""Kubeflow graphs over the steps; each fits on one screen."""
