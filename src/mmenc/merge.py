@@ -130,7 +130,8 @@ def run(job: Job) -> Json:
         at = losses.index(min(losses))
         alone[name], picked[name] = losses[at], "last" if paths[at] == folder else paths[at].name
         branches.append(states[at])
-    kept = [load_file(p / "model.safetensors") for p in checkpoints(folders[settings.branches[0]])]
+    weighs = settings.method in ("linear", "exponential")
+    kept = [load_file(p / "model.safetensors") for p in checkpoints(folders[settings.branches[0]])] if weighs else []
     base = load_file(job.inputs["base"].path / "model.safetensors")
     rows: list[Json] = []
     best: tuple[float, Tensors] | None = None

@@ -62,13 +62,6 @@ def _unit(x_LND: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(x_LND / np.maximum(norm, 1e-12), dtype=np.float32)
 
 
-def pair_accuracy(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> float:
-    """Mean over both directions of how often a row's nearest row on the other side is its own."""
-    sims = a_ND @ b_ND.T
-    own = np.arange(len(sims))
-    return float(((sims.argmax(1) == own).mean() + (sims.argmax(0) == own).mean()) / 2)
-
-
 def retrieval_rows(
     model: MaskedLM, name: str, digest: str, test: Split, tiers: dict[str, str], settings: Evaluate, context: int
 ) -> tuple[list[Json], Json]:
