@@ -15,7 +15,10 @@ def init(
     seed: int,
     model_config: dict,
     tokenizer_config: dict,
+    store: str,
     out: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    source: dsl.Input[dsl.Model] | None = None,
 ) -> None:
     """Make the checkpoint at step 0: random, or a released model taken over.
 
@@ -24,33 +27,8 @@ def init(
         seed: Seed of everything random.
         model_config: Section `model`: sizes and dtype.
         tokenizer_config: Section `tokenizer`.
-
-    Returns:
-        out: The artifact: one directory with manifest.json and lineage.json.
-    """
-    from mmenc.kubeflow import run_step
-
-    sections = {"seed": seed, "model": model_config, "tokenizer": tokenizer_config}
-    inputs = {"tokenizer": tokenizer}
-    run_step("init", 1, "", sections, inputs, out)
-
-
-@dsl.component(base_image=CPU, install_kfp_package=False)
-def mixture(
-    tokens: dsl.Input[dsl.Dataset],
-    languages_config: dict,
-    phases_config: dict,
-    name: str,
-    out: dsl.Output[dsl.Artifact],
-    metrics: dsl.Output[dsl.Metrics],
-) -> None:
-    """Compute what one phase reads: quota, epochs and caps per language.
-
-    Args:
-        tokens: Token shards with their index.
-        languages_config: Section `languages`: the waves.
-        phases_config: Section `phases`: the tree of phases; its shape is fixed when compiled.
-        name: The phase.
+        store: Folder or s3:// prefix that owns large files and resume state (`compute.store`); empty: the artifacts do.
+        source: A released model to start from; stands for `model.source`.
 
     Returns:
         out: The artifact: one directory with manifest.json and lineage.json.
@@ -58,9 +36,41 @@ def mixture(
     """
     from mmenc.kubeflow import run_step
 
-    sections = {"languages": languages_config, "phases": phases_config}
+    sections = {"seed": seed, "model": model_config, "tokenizer": tokenizer_config, "store": store}
+    inputs = {"tokenizer": tokenizer, "source": source}
+    run_step("init", 1, "", sections, inputs, out, metrics=metrics)
+
+
+@dsl.component(base_image=CPU, install_kfp_package=False)
+def mixture(
+    tokens: dsl.Input[dsl.Dataset],
+    languages_config: dict,
+    phase_config: dict,
+    name: str,
+    store: str,
+    out: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Compute what one phase reads: quota, epochs and caps per language.
+
+    Args:
+        tokens: Token shards with their index.
+        languages_config: Section `languages`: the waves.
+        phase_config: This phase, of section `phases`; its name and its `init` are fixed when compiled.
+        name: The phase.
+        store: Folder or s3:// prefix that owns large files and resume state (`compute.store`); empty: the artifacts do.
+
+    Returns:
+        out: The artifact: one directory with manifest.json and lineage.json.
+        metrics: Headline figures.
+        page: Share, tokens and epochs per language and bucket.
+    """
+    from mmenc.kubeflow import run_step
+
+    sections = {"languages": languages_config, "phase": phase_config, "store": store}
     inputs = {"tokens": tokens}
-    run_step("mixture", 1, name, sections, inputs, out, metrics=metrics)
+    run_step("mixture", 1, name, sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=GPU, install_kfp_package=False)
@@ -71,12 +81,14 @@ def train(
     seed: int,
     model_config: dict,
     tokenizer_config: dict,
-    phases_config: dict,
+    phase_config: dict,
     languages_config: dict,
     compute_config: dict,
     name: str,
+    store: str,
     out: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Train one phase from its parent's checkpoint.
 
@@ -87,14 +99,16 @@ def train(
         seed: Seed of everything random.
         model_config: Section `model`: sizes and dtype.
         tokenizer_config: Section `tokenizer`.
-        phases_config: Section `phases`: the tree of phases; its shape is fixed when compiled.
+        phase_config: This phase, of section `phases`; its name and its `init` are fixed when compiled.
         languages_config: Section `languages`: the waves.
-        compute_config: Section `compute`: threads, device, micro-batch; never part of a result.
+        compute_config: What running reads of section `compute`: threads, device, micro-batch, store; never part of a result.
         name: The phase.
+        store: Folder or s3:// prefix that owns large files and resume state (`compute.store`); empty: the artifacts do.
 
     Returns:
         out: The artifact: one directory with manifest.json and lineage.json.
         metrics: Headline figures.
+        page: Curves of the loss, and what was read against the plan.
     """
     from mmenc.kubeflow import run_step
 
@@ -102,12 +116,13 @@ def train(
         "seed": seed,
         "model": model_config,
         "tokenizer": tokenizer_config,
-        "phases": phases_config,
+        "phase": phase_config,
         "languages": languages_config,
         "compute": compute_config,
+        "store": store,
     }
     inputs = {"tokens": tokens, "mixture": mixture, "init": init}
-    run_step("train", 1, name, sections, inputs, out, metrics=metrics)
+    run_step("train", 2, name, sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -118,8 +133,10 @@ def merge(
     model_config: dict,
     merge_config: dict,
     compute_config: dict,
+    store: str,
     out: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
     branch_1: dsl.Input[dsl.Model] | None = None,
     branch_2: dsl.Input[dsl.Model] | None = None,
     branch_3: dsl.Input[dsl.Model] | None = None,
@@ -137,7 +154,8 @@ def merge(
         seed: Seed of everything random.
         model_config: Section `model`: sizes and dtype.
         merge_config: Section `merge`: base, branches, method.
-        compute_config: Section `compute`: threads, device, micro-batch; never part of a result.
+        compute_config: What running reads of section `compute`: threads, device, micro-batch, store; never part of a result.
+        store: Folder or s3:// prefix that owns large files and resume state (`compute.store`); empty: the artifacts do.
         branch_1: Checkpoint of a branch.
         branch_2: Checkpoint of a branch.
         branch_3: Checkpoint of a branch.
@@ -150,9 +168,10 @@ def merge(
     Returns:
         out: The artifact: one directory with manifest.json and lineage.json.
         metrics: Headline figures.
+        page: Dev loss of every merge that was tried, and of each branch alone.
     """
     from mmenc.kubeflow import run_step
 
-    sections = {"seed": seed, "model": model_config, "merge": merge_config, "compute": compute_config}
+    sections = {"seed": seed, "model": model_config, "merge": merge_config, "compute": compute_config, "store": store}
     inputs = {"train": [base, branch_1, branch_2, branch_3, branch_4, branch_5, branch_6, branch_7, branch_8], "tokens": tokens}
-    run_step("merge", 1, "", sections, inputs, out, metrics=metrics)
+    run_step("merge", 1, "", sections, inputs, out, metrics=metrics, page=page)

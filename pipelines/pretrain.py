@@ -1,32 +1,18 @@
 """The pipeline of a recipe: its tree of phases, read at compile time, branches in parallel. Order comes from artifacts alone.
 
-Every section of the recipe is a parameter, to be seen and changed in the UI. What is compiled in is the shape of the tree
-of phases, images and resources; a changed `init`, `base` or `branches` is therefore refused by the step that notices it.
+Every section of the recipe is a parameter, each phase one of its own. What is compiled in is the shape of the tree of
+phases, images and resources; a changed `init`, `base` or `branches` is therefore refused by the step that notices it.
+A recipe that starts from a released model gets it as an artifact (`source_uri`), so it needs no path inside of the pods.
 """
 
-import inspect
-import itertools
 from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl
-
-from components import data, end, images, results, training
+from components import images
 from mmenc.errors import Refused
-from mmenc.kubeflow import send
+from mmenc.kubeflow import identifiers, send
 from mmenc.recipe import Recipe
-from mmenc.steps import TABLE
-
-FACES = {name: getattr(module, name) for module in (data, training, results) for name in TABLE if hasattr(module, name)}
-FACES["end"] = end.end
-MOST = 8
-"""Optional inputs that the faces of merge and report have; more branches or phases are refused when compiling."""
-RETRIES = {"num_retries": 2, "backoff_duration": "60s", "backoff_factor": 2.0}
-TEXTS = {
-    "data_uri": "Folder with the raw text, one sub-folder per language, as the pods see it.",
-    "seed": "Seed of everything random.",
-    "phases": "The tree of phases; figures may be changed here, its shape (init, names) only by compiling again.",
-}
+from pipelines.common import MOST, Graph, Site, build, save, source_of
 
 
 def tree(recipe: Recipe) -> list[str]:
@@ -34,74 +20,53 @@ def tree(recipe: Recipe) -> list[str]:
     return sorted(recipe.phases, key=lambda name: len(recipe.ancestors(name)))
 
 
-def pipeline(recipe: Recipe, image: str, gpu_image: str, data_hash: str = "") -> Any:
-    """Build the pipeline of a recipe; `data_hash` is DVC's hash of the raw data and enters Kubeflow's cache key."""
+def steps(graph: Graph) -> None:
+    """From text to a released model and its report."""
+    recipe, run = graph.recipe, graph.run
+    phase = {name: {"phase": graph.given[key]} for name, key in identifiers("phase", recipe.phases).items()}
+    model: dict[str, Any] = {}
+    if named := source_of(recipe):
+        model = {"source": graph.released(graph.given["source_uri"], named, "released model")}
+
+    clean = run("clean", raw=run("ingest", data=graph.raw()))
+    gate = run("validate", clean=clean)
+    words = run("tokenizer", clean=clean, validate=gate, **(model if recipe.tokenizer.source != "train" else {}))
+    tokens = run("tokenize", clean=clean, validate=gate, tokenizer=words)
+
+    models = {"init": run("init", tokenizer=words, **(model if recipe.model.source != "random" else {}))}
+    for name in tree(recipe):
+        quota = run("mixture", name, tokens=tokens, config=phase[name])
+        start = models[recipe.phases[name].init]
+        models[name] = run("train", name, tokens=tokens, mixture=quota, init=start, config=phase[name])
+    branches = {f"branch_{i}": models[name] for i, name in enumerate(recipe.merge.branches, 1)}
+    models["merge"] = run("merge", base=models[recipe.merge.base], tokens=tokens, **branches)
+
+    judged = [*recipe.phases, "merge"]
+    scores = {name: run("evaluate", name, model=models[name], tokenizer=words, tokens=tokens) for name in judged}
+    best = {"model": models["merge"], "evaluate": scores["merge"]}
+    release = run("release", tokenizer=words, validate=gate, tokens=tokens, **best)
+    told = {f"scores_{i}": scores[name] for i, name in enumerate(judged, 1)}
+    told |= {f"phase_{i}": graph.given[key] for i, key in enumerate(identifiers("phase", recipe.phases).values(), 1)}
+    run("report", release=release, **told)
+
+
+def pipeline(recipe: Recipe, site: Site, kind: str = "pretrain", verb: str = "Pretrain") -> Any:
+    """Build the pipeline of a recipe."""
     if len(recipe.merge.branches) > MOST or len(recipe.phases) + 1 > MOST:
         raise Refused(f"phases: {len(recipe.phases)} phases; one pipeline reports at most {MOST - 1} and merges at most {MOST}")
-    for used in (image, gpu_image):
-        if "@" not in used and (":" not in used.rsplit("/", 1)[-1] or used.endswith(":latest")):
-            raise Refused(f"image {used}: has no fixed tag; tag it by git revision, Kubeflow's cache goes by the tag")
-    defaults = {"data_uri": recipe.ingest.root, **send(recipe)}
-    compute = recipe.compute
-
-    def place(task: dsl.PipelineTask, step: str, label: str) -> dsl.PipelineTask:
-        gpu = step in TABLE and TABLE[step].image == "gpu" and compute.device == "cuda"
-        task.set_display_name(label).set_container_image(gpu_image if gpu else image)
-        task.set_cpu_limit(str(compute.threads)).set_memory_limit(f"{compute.memory_gb:g}G")
-        if gpu:
-            task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(compute.accelerators)
-        return task if step == "end" else task.set_retry(**RETRIES)
-
-    def graph(*values: Any) -> None:
-        given = dict(zip(defaults, values, strict=True))
-
-        def run(step: str, name: str = "", **artifacts: Any) -> Any:
-            asked = FACES[step].component_spec.inputs
-            arguments = {k: given[k.removesuffix("_config")] for k in asked if k == "seed" or k.endswith("_config")}
-            if TABLE[step].instances:
-                arguments["name"] = name
-            return place(FACES[step](**arguments, **artifacts), step, f"{step} {name}".strip()).outputs["out"]
-
-        with dsl.ExitHandler(place(FACES["end"](), "end", "how it ended"), name="pretrain"):
-            raw = dsl.importer(
-                artifact_uri=given["data_uri"],
-                artifact_class=dsl.Dataset,
-                metadata={"dvc": data_hash or "unknown", "root": recipe.ingest.root},
-            )
-            ingested = run("ingest", data=raw.set_display_name("data").output)
-            clean = run("clean", raw=ingested)
-            gate = run("validate", clean=clean)
-            words = run("tokenizer", clean=clean, validate=gate)
-            tokens = run("tokenize", clean=clean, validate=gate, tokenizer=words)
-            models = {"init": run("init", tokenizer=words)}
-            for name in tree(recipe):
-                quota = run("mixture", name, tokens=tokens)
-                models[name] = run("train", name, tokens=tokens, mixture=quota, init=models[recipe.phases[name].init])
-            branches = {f"branch_{i}": models[name] for i, name in enumerate(recipe.merge.branches, 1)}
-            models["merge"] = run("merge", base=models[recipe.merge.base], tokens=tokens, **branches)
-            judged = [*recipe.phases, "merge"]
-            scores = {name: run("evaluate", name, model=models[name], tokenizer=words, tokens=tokens) for name in judged}
-            best = {"model": models["merge"], "evaluate": scores["merge"]}
-            release = run("release", tokenizer=words, validate=gate, tokens=tokens, **best)
-            run("report", release=release, **{f"scores_{i}": scores[name] for i, name in enumerate(judged, 1)})
-
-    kinds = {"data_uri": str, "seed": int}
-    graph.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=v, annotation=kinds.get(k, dict))
-            for k, v in defaults.items()
-        ]
-    )
-    lines = [f"    {key}: {TEXTS.get(key, f'Section `{key}` of the recipe.')}" for key in defaults]
-    graph.__doc__ = "\n".join([f"Pretrain {recipe.release.name}, from text to a released encoder.", "", "Args:", *lines])
-    return dsl.pipeline(name="mmenc-pretrain", display_name=f"Pretrain {recipe.release.name}")(graph)
+    defaults = {"data_uri": site.data_uri or recipe.ingest.root}
+    if named := source_of(recipe):
+        defaults["source_uri"] = named
+    texts = {
+        key: f"Phase `{name}`; its figures may be changed here, its name and `init` only by compiling again."
+        for name, key in identifiers("phase", recipe.phases).items()
+    }
+    title = f"{verb} {recipe.release.name}"
+    return build(kind, title, site, recipe, defaults | send(recipe), steps, **texts)
 
 
-def write(recipe: Recipe, out: Path, image: str = images.CPU, gpu_image: str = images.GPU, data_hash: str = "") -> None:
-    """Write the pipeline; equal bytes each time, so without KFP's header, whose dicts change order from process to process."""
-    if out.suffix != ".yaml":
-        raise Refused(f"{out}: expected a name that ends in .yaml")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(pipeline(recipe, image, gpu_image, data_hash), str(out))
-    body = itertools.dropwhile(lambda line: line.startswith("#"), out.read_text(encoding="utf-8").splitlines(keepends=True))
-    out.write_text(f"# Compiled by `mmenc compile` from the recipe of {recipe.release.name}.\n" + "".join(body), encoding="utf-8")
+def write(
+    recipe: Recipe, out: Path, image: str = images.CPU, gpu_image: str = images.GPU, data_hash: str = "", data_uri: str = ""
+) -> None:
+    """Compile a recipe into `out`."""
+    save(pipeline(recipe, Site(image, gpu_image, data_hash, data_uri)), out, recipe.release.name)

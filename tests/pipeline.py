@@ -110,3 +110,23 @@ def contents(folder: Path) -> dict[str, tuple[str, str]]:
         if manifest["step"] != "report":
             found[str(path.parent.relative_to(folder / "artifacts"))] = (manifest["digest"], manifest["content"])
     return found
+
+
+def made(root: Path) -> dict[str, Path]:
+    """Every artifact that a Kubeflow runner left below its root, verified, by its path below artifacts/."""
+    from mmenc.artifact import Artifact
+    from mmenc.steps import TABLE
+
+    found: dict[str, Path] = {}
+    for path in root.rglob("manifest.json"):
+        manifest = Artifact.read(path.parent).manifest
+        folder = TABLE[manifest.step].folder.format(name=manifest.name)
+        assert folder not in found, f"{folder}: made twice"
+        found[folder] = path.parent
+    return found
+
+
+def hashes(found: dict[str, Path]) -> dict[str, tuple[str, str]]:
+    """What `contents` says, of what `made` found."""
+    manifests = {k: json.loads((path / "manifest.json").read_text()) for k, path in found.items() if k != "report"}
+    return {k: (m["digest"], m["content"]) for k, m in sorted(manifests.items())}

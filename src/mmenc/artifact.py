@@ -10,16 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
 from mmenc.errors import Refused
+
+if TYPE_CHECKING:
+    from mmenc.external import Cache
 
 SCHEMA = 1
 OWN_FILES = ("manifest.json", "lineage.json")
@@ -120,16 +124,18 @@ class Artifact:
     manifest: Manifest
     lineage: dict[str, Json] = field(repr=False)
     """Manifests of all ancestors, by digest."""
+    cache: Cache | None = field(default=None, repr=False)
+    """Where files that the store owns are fetched to."""
 
     @classmethod
-    def read(cls, path: Path, verify: bool = True) -> Artifact:
-        """Open an artifact; with `verify` every file is compared with its hash."""
+    def read(cls, path: Path, verify: bool = True, cache: Cache | None = None) -> Artifact:
+        """Open an artifact; with `verify` every file in it is compared with its hash (those of the store when fetched)."""
         manifest = Manifest.read(path)
         try:
             lineage: dict[str, Json] = json.loads((path / "lineage.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError) as error:
             raise Refused(f"{path / 'lineage.json'}: cannot be read ({error})") from None
-        artifact = cls(path, manifest, lineage)
+        artifact = cls(path, manifest, lineage, cache)
         if verify and (broken := next(artifact.broken(), None)):
             raise Refused(f"{path / broken[0]}: {broken[1]}")
         return artifact
@@ -153,6 +159,14 @@ class Artifact:
         request = Request(m.step, m.name, m.version, m.config, tuple(m.parents), tuple(m.inputs))
         if request.digest != m.digest:
             yield "manifest.json", "digest does not follow from config, parents and inputs"
+
+    def local(self, *patterns: str) -> Path:
+        """A directory in which the files that match (without patterns: all) can be opened; what the store owns is fetched."""
+        if not self.manifest.external:
+            return self.path
+        if self.cache is None:
+            raise Refused(f"{self.path}: some of its files lie in the store; read it through a step")
+        return self.cache.view(self.path, self.manifest, patterns)
 
     def parent(self, role: str) -> Parent:
         """Return this artifact as a parent in a role."""
@@ -192,9 +206,14 @@ def merge_lineage(parents: Sequence[Artifact]) -> dict[str, Json]:
     return dict(sorted(nodes.items()))
 
 
+def temporary(directory: Path, name: str) -> Path:
+    """A sibling for work that is not finished; its name says whose it is: machine (or container) and process."""
+    return directory / f".tmp.{name}.{platform.node()}.{os.getpid()}"
+
+
 def clear_stale(directory: Path) -> None:
-    """Remove temporary siblings that a killed process left (its process id is no longer alive)."""
-    for left in directory.glob(".tmp.*"):
+    """Remove what a killed process of this machine left; of another machine's nobody here can tell whether it is alive."""
+    for left in directory.glob(f".tmp.*.{platform.node()}.*"):
         pid = left.name.rsplit(".", 1)[-1]
         if not (pid.isdigit() and (Path("/proc") / pid).exists() and int(pid) != os.getpid()):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
@@ -205,13 +224,13 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     """Give a temporary sibling of `out`; on success it takes the place of `out` in one rename, otherwise it is gone."""
     out.parent.mkdir(parents=True, exist_ok=True)
     clear_stale(out.parent)
-    work = out.parent / f".tmp.{out.name}.{os.getpid()}"
+    work = temporary(out.parent, out.name)
     work.mkdir()
     try:
         yield work
         _sync(work)
         if out.exists():
-            old = out.parent / f".tmp.old-{out.name}.{os.getpid()}"
+            old = temporary(out.parent, f"old-{out.name}")
             out.rename(old)
             work.rename(out)
             shutil.rmtree(old)

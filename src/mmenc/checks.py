@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
+from mmenc import cluster
 from mmenc.errors import Refused, nearest
 from mmenc.recipe import Recipe
 from mmenc.sections import Phase, Top
@@ -24,6 +25,7 @@ def check(recipe: Recipe, where: str) -> None:
     for name, phase in recipe.phases.items():
         _phase(recipe, name, phase, refuse)
     _merge(recipe, refuse)
+    cluster.check(recipe, refuse)
     model = recipe.model
     if model.hidden % model.heads or (model.hidden // model.heads) % 2:
         refuse("model.heads", f"{model.heads} heads do not divide hidden {model.hidden} into even head sizes")

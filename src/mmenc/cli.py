@@ -6,18 +6,19 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmenc import cli_kubeflow
 from mmenc.errors import Refused
 
 
-def _dirs(pairs: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _dirs(pairs: list[str]) -> dict[str, Path | str]:
+    found: dict[str, Path | str] = {}
     for pair in pairs:
         role, eq, folder = pair.partition("=")
         if not eq or not role or not folder:
             raise Refused(f"{pair!r}: expected ROLE=DIR, such as clean=artifacts/clean")
         if role in found:
             raise Refused(f"role {role} is given twice")
-        found[role] = Path(folder)
+        found[role] = folder if "://" in folder else Path(folder)
     return found
 
 
@@ -33,6 +34,13 @@ def _sample(args: argparse.Namespace) -> None:
     from mmenc.data.sample import write_sample
 
     write_sample(args.out)
+
+
+def _point(args: argparse.Namespace) -> None:
+    from mmenc.raw import write_pointer
+
+    address, objects = write_pointer(args.source, args.to)
+    print(f"{address}: {objects} objects", flush=True)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -66,29 +74,6 @@ def _plan(args: argparse.Namespace) -> None:
     show(args.params, args.counts, args.counts_from, **options)
 
 
-def _compile(args: argparse.Namespace) -> None:
-    import importlib
-
-    import yaml
-
-    from mmenc.recipe import load
-
-    recipe = load(args.params)
-    roots = [root for root in (Path.cwd(), Path(__file__).parents[2]) if (root / "pipelines" / "pretrain.py").is_file()]
-    if not roots:
-        raise Refused("pipelines/pretrain.py: not found here; run `mmenc compile` in a checkout of the repository")
-    sys.path.insert(0, str(roots[0]))
-    try:
-        pretrain = importlib.import_module("pipelines.pretrain")
-    except ModuleNotFoundError as error:
-        raise Refused(f"{error.name} is not installed; `pip install 'mmenc[kfp]'` brings it") from None
-    pointer = Path(f"{recipe.ingest.root}.dvc")
-    outs = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"] if pointer.is_file() else []
-    images = {key: value for key, value in (("image", args.image), ("gpu_image", args.gpu_image)) if value}
-    pretrain.write(recipe, args.out, data_hash=f"{outs[0]['hash']}:{outs[0]['md5']}" if outs else "", **images)
-    print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB", flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmenc", description="Pretraining modern multilingual encoders as a pipeline.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -108,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("sample", _sample, "write the default corpus (fetched from the package indexes)")
     sub.add_argument("--out", type=Path, default=Path("data"), metavar="DIR")
+    sub = command("point", _point, "write the pointer to raw data in a bucket: its objects and their versions, never the bytes")
+    sub.add_argument("source", metavar="s3://BUCKET/FOLDER|data.dvc")
+    sub.add_argument("--to", required=True, metavar="FOLDER/|POINTER.json", help="in a folder its name is its hash")
     command("prepare", _prepare, "check the recipe, fetch the default corpus if it is missing, tidy up", recipe=True)
     command("show", _show, "say where the report and the model are", recipe=True)
     sub = command("doctor", _doctor, "preflight: what will be used here, what is missing, what mends it", recipe=True)
@@ -118,10 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--against", type=Path, metavar="OTHER.yaml", help="show what differs from another recipe")
     sub.add_argument("--languages", action="store_true", help="show every language of every phase")
     sub.add_argument("--json", action="store_true")
-    sub = command("compile", _compile, "write the recipe's pipeline for Kubeflow", recipe=True)
-    sub.add_argument("--out", type=Path, required=True, metavar="pipeline.yaml")
-    sub.add_argument("--image", default="", help="image of the steps, tagged by git revision")
-    sub.add_argument("--gpu-image", default="", help="image of training where compute.device is cuda")
+    cli_kubeflow.add(command)
     sub = command("lineage", _lineage, "from an artifact to every shard that it descends from")
     sub.add_argument("dir", type=Path, metavar="DIR")
     sub.add_argument("--verify", action="store_true", help="check every hash that can be reached")

@@ -12,18 +12,25 @@ import platform
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mmenc import access
 from mmenc.errors import Refused
 from mmenc.recipe import Recipe, load
+from mmenc.store import Changed, Store, is_remote
 
 AGREE = {"float32": 1e-4, "bfloat16": 3e-2}
 """Largest difference of an attention backend to a dense softmax in double that counts as equal, per dtype."""
 MIN_DISK_GB = 5.0
 """The default run needs about 1 GB in artifacts, caches and the corpus; below this it may not end."""
+
+STORE_PATIENCE = 5.0
+"""Seconds that a store is waited for: whoever asks the doctor waits for the answer."""
+KEYS_ONLY = "go-template={{range $key, $value := .data}}{{$key}} {{end}}"
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,24 @@ def _package(name: str, *, needed: bool = True, extra: str = "") -> Check:
 def _device(recipe: Recipe) -> Check:
     import torch
 
-    wanted = recipe.compute.device
+    from mmenc.train.group import processes
+
+    compute = recipe.compute
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        found = f"no CUDA device; training uses the CPU with {compute.threads} of {os.cpu_count()} threads"
+        return Check("device", False, found, "set compute.device to cpu, or install a CUDA build of torch")
+    there = "no CUDA device"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        found = f"{torch.cuda.device_count()} × {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-        return Check("device", True, f"{found}; compute.device {wanted!r}")
-    missing = wanted == "cuda"
-    found = f"no CUDA device; training uses the CPU with {recipe.compute.threads} of {os.cpu_count()} threads"
-    return Check("device", not missing, found, "set compute.device to cpu, or install a CUDA build of torch" if missing else "")
+        there = f"{torch.cuda.device_count()} × {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    try:
+        count = processes(compute)
+    except Refused as error:
+        return Check("device", False, there, str(error))
+    if torch.cuda.is_available():
+        return Check("device", True, f"{there}; compute.device {compute.device!r}, processes: {count}")
+    several = f" in {count} processes" if count > 1 else ""
+    return Check("device", True, f"{there}; training uses the CPU with {compute.threads} of {os.cpu_count()} threads{several}")
 
 
 def _attention(recipe: Recipe) -> Check:
@@ -114,6 +131,8 @@ def _writable() -> Check:
 
 
 def _git() -> Check:
+    if not shutil.which("git"):
+        return Check("git", False, "not installed", "install git: DVC keeps its versions in it")
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     fine = done.returncode == 0
     return Check("git", fine, done.stdout.strip() if fine else "no git repository here", "" if fine else "git init && dvc init")
@@ -132,6 +151,53 @@ def _data(recipe: Recipe) -> Check:
     )
 
 
+def _store(recipe: Recipe) -> Check:
+    """A store that is named must take a small object, and replace it only for whoever knows its version."""
+    if not (url := recipe.compute.store):
+        return Check("store", True, "none named (compute.store): large files and resume state lie beside the artifacts")
+    key = f".doctor-{uuid.uuid4().hex[:8]}.json"
+    try:
+        store = Store(url, patience=STORE_PATIENCE)
+        version = store.put_json(key, {"doctor": 1}, "")
+        try:
+            store.put_json(key, {"doctor": 2}, "")
+            fine = False
+        except Changed:
+            fine = store.read_json(key) == ({"doctor": 1}, version)
+        store.remove(key)
+    except Refused as error:
+        keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL" if is_remote(url) else "the folder's permissions"
+        return Check("store", False, str(error), f"check {keys}, or compute.store")
+    found = f"{url} can be written" + (
+        "" if fine else ", but ignores conditional writes: two writers would not notice each other"
+    )
+    return Check("store", fine, found, "" if fine else "use a store that honours If-None-Match (S3, MinIO, SeaweedFS)")
+
+
+def _secrets(recipe: Recipe) -> Check:
+    """Secrets that the recipe names, asked of kubectl by name and key; their values are never read."""
+    wanted = recipe.compute.cluster.secrets
+    if not wanted:
+        return Check("secrets", True, "none named (compute.cluster.secrets)")
+    names = ", ".join(wanted)
+    if not shutil.which("kubectl"):
+        return Check("secrets", True, f"{names}: not checked, there is no kubectl here")
+    for name, keys in wanted.items():
+        words = ["kubectl", "get", "secret", name, "--request-timeout=5s", "-o", KEYS_ONLY]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        lacking = sorted(set(keys) - set(done.stdout.split()))
+        if done.returncode or lacking:
+            found = " ".join(done.stderr.split()) or f"has no {', '.join(lacking)}"
+            literals = " ".join(f"--from-literal={key}=…" for key in keys)
+            return Check("secrets", False, f"{name}: {found}", f"kubectl create secret generic {name} {literals}")
+    return Check("secrets", True, f"{names}: there, with every key that the recipe names")
+
+
+def _cluster() -> Check:
+    """Nothing needs a cluster here; one that is named should let us in."""
+    return Check("cluster", *access.examine())
+
+
 def examine(params: Path) -> list[Check]:
     """All checks; a recipe that cannot be read is one of them."""
     try:
@@ -145,7 +211,7 @@ def examine(params: Path) -> list[Check]:
     later: list[Callable[[], Check]] = [lambda: _device(recipe), lambda: _attention(recipe)]
     if all(c.ok for c in checks):
         checks += [make() for make in later]
-    return [*checks, _disk(), _memory(recipe), _writable(), _git(), _data(recipe)]
+    return [*checks, _disk(), _memory(recipe), _writable(), _git(), _data(recipe), _store(recipe), _secrets(recipe), _cluster()]
 
 
 def show(params: Path, *, as_json: bool) -> None:

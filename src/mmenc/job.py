@@ -16,18 +16,22 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, seal, sha256_file, write_json
-from mmenc.errors import Refused, Stopped, nearest
+from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, seal, write_json
+from mmenc.errors import Refused, Stopped
+from mmenc.external import Cache, give, keep_record, recall, remember
+from mmenc.raw import SOURCE, Places, Raw, raw_inputs
 from mmenc.recipe import Recipe
+from mmenc.resume import Mirror
 from mmenc.steps import Step, artifacts_root
+from mmenc.store import Store
 
 
 @dataclass
@@ -42,14 +46,19 @@ class Job:
     raw: Mapping[str, Path]
     """Plain directories that the step reads, by role or by the parameter that names them."""
     raw_files: list[Json]
-    """`[{path, sha256}]` of the raw inputs, path relative to its root."""
+    """`[{path, sha256}]` of the raw inputs (`version` for objects of a bucket), path relative to its root."""
     out: Path
     resume: Path
     """Folder for resume state; create it when needed. It is removed when the step has succeeded."""
     request: Request
     measured: Json = field(default_factory=dict)
     """Speed, memory, curves with time: goes to `.runs/<digest>/run.json`, never into the artifact."""
-    external: list[Json] = field(default_factory=list)
+    mirror: Mirror | None = None
+
+    def saved(self) -> None:
+        """Called when resume state has been written: the store, if there is one, gets it too."""
+        if self.mirror:
+            self.mirror.save(last=stop_requested)
 
     def say(self, text: str) -> None:
         """Print one plain line for the person who waits."""
@@ -86,81 +95,75 @@ def _expand(step: Step, recipe: Recipe, dirs: Mapping[str, Path]) -> dict[str, P
             found |= {f"branch:{b}": dirs[plain] / b for b in recipe.merge.branches}
         else:
             found |= {f"{plain}:{n}": dirs[plain] / n for n in [*recipe.phases, "merge"]}
-    unknown = set(dirs) - {r.rstrip("*") for r in step.reads} - set(step.raw)
+    unknown = set(dirs) - {r.rstrip("*") for r in step.reads} - set(step.raw) - ({SOURCE} if step.source else set())
     if unknown:
         raise Refused(f"{step.name}: it reads no role {min(unknown)!r}; its roles: {', '.join([*step.reads, *step.raw])}")
     return found
 
 
-def hash_raw(step: Step, dirs: Mapping[str, Path], folders: Sequence[str] | None = None) -> list[Json]:
-    """`[{path, sha256}]` of every file under the raw inputs (below `folders`, if given), sorted by path."""
-    rows: list[Json] = []
-    for role in step.raw:
-        root = dirs.get(role)
-        if root is None:
-            raise Refused(f"{step.name}: role {role} is missing; expected {role}=DIR")
-        if not root.is_dir():
-            raise Refused(f"{root}: no such directory; expected one folder per language, such as {root}/eng_Latn")
-        roots = [root / f for f in folders] if folders else [root]
-        missing = next((r for r in roots if not r.is_dir()), None)
-        if missing:
-            raise Refused(f"{missing}: no such directory{nearest(missing.name, [p.name for p in root.iterdir()])}")
-        for path in sorted(p for r in roots for p in r.rglob("*") if p.is_file() and not p.name.startswith(".")):
-            if not path.resolve().is_relative_to(root.resolve()) and path.is_symlink() and ".dvc" not in path.resolve().parts:
-                raise Refused(f"{path}: is a link that leaves the folder {root}")
-            rows.append({"path": PurePosixPath(path.relative_to(root)).as_posix(), "sha256": sha256_file(path)})
-        if not rows:
-            raise Refused(f"{root}: holds no files; expected one folder per language, such as {root}/eng_Latn")
-    return sorted(rows, key=lambda r: str(r["path"]))
-
-
-def hash_source(step: Step, folder: Path) -> list[Json]:
-    """`[{path, sha256}]` of what a step reads of a released model."""
-    found = [name for name in step.source_files if (folder / name).is_file()]
-    if not found:
-        raise Refused(f"{step.source}: {str(folder)!r} has none of {', '.join(step.source_files)}; expected a released model")
-    return [{"path": name, "sha256": sha256_file(folder / name)} for name in found]
-
-
-def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Mapping[str, Path]) -> Manifest:
+def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Places) -> Manifest:
     """Run a step (or leave its artifact as it is when it already is what is asked for) and return the manifest."""
     known = [*recipe.phases, "merge"] if step.name == "evaluate" else list(recipe.phases)
     if step.instances and name not in known:
         raise Refused(f"{step.name}: no instance is called {name!r}; the recipe has {', '.join(known)}")
     if not step.instances and name:
         raise Refused(f"{step.name}: takes no --name")
-    paths = _expand(step, recipe, dirs)
-    inputs = {role: Artifact.read(path) for role, path in paths.items()}
-    chosen = recipe.ingest.languages
-    raw_files = hash_raw(step, dirs, None if chosen == "all" else chosen)
-    request = Request(
-        step=step.name,
-        name=name,
-        version=step.version,
-        config={path: recipe.value(path) for path in step.param_paths(name)},
-        parents=tuple(artifact.parent(role) for role, artifact in inputs.items()),
-        inputs=tuple(raw_files),
-    )
-    raw = {r: dirs[r] for r in step.raw}
-    if step.source and (folder := recipe.value(step.source)) not in ("random", "train"):
-        raw[step.source] = Path(folder)
-        request = replace(request, inputs=(*request.inputs, *hash_source(step, Path(folder))))
-    label = f"{step.name} {name}".strip()
-    if (done := _already(out, request)) is not None:
-        print(f"{label}: up to date ({request.digest[:12]})", flush=True)
-        return done
     root = artifacts_root(step, out)
-    resume = root / ".resume" / request.digest
-    started = time.time()
-    print(f"{label}: {request.digest[:12]} -> {out}", flush=True)
+    cache = Cache(root / ".cache", recipe.compute.store_patience)
+    try:
+        roles = {k: Path(v) for k, v in dirs.items()}
+        inputs = {role: Artifact.read(path, cache=cache) for role, path in _expand(step, recipe, roles).items()}
+        raw, raw_files = raw_inputs(step, recipe, dirs, cache.folder)
+        request = Request(
+            step=step.name,
+            name=name,
+            version=step.version,
+            config={path: recipe.value(path) for path in step.param_paths(name)},
+            parents=tuple(artifact.parent(role) for role, artifact in inputs.items()),
+            inputs=tuple(raw_files),
+        )
+        if (done := _already(out, request)) is not None:
+            print(f"{step.name} {name}".strip() + f": up to date ({request.digest[:12]})", flush=True)
+            return done
+        with signals(), disk_errors(out):
+            store = Store(recipe.compute.store, recipe.compute.store_patience) if recipe.compute.store else None
+            here = {k: v.fetch() if isinstance(v, Raw) else v for k, v in raw.items()}
+            resume = root / ".resume" / request.digest
+            declared = cast("Recipe", _Declared(recipe, step))
+            job = Job(step, name, declared, inputs, here, raw_files, out, resume, request)
+            return _make(job, recipe, out, root, store, cache)
+    finally:
+        cache.close()
+
+
+def _make(job: Job, recipe: Recipe, out: Path, root: Path, store: Store | None, cache: Cache) -> Manifest:
+    """Take the finished artifact from the store, or run the step's function and seal what it wrote."""
+    step, request, started = job.step, job.request, time.time()
+    print(f"{step.name} {job.name}".strip() + f": {request.digest[:12]} -> {out}", flush=True)
     module, _, function = step.function.partition(":")
-    with signals(), _lock(resume), disk_errors(out):
+    with _lock(job.resume):
+        record = None
         with atomic_directory(out) as work:
-            job = Job(step, name, cast("Recipe", _Declared(recipe, step)), inputs, raw, raw_files, work, resume, request)
-            facts = getattr(importlib.import_module(module), function)(job)
-            manifest = seal(work, request, list(inputs.values()), facts, job.external)
-        _run_record(root / ".runs" / request.digest, job, manifest, started, recipe)
-        shutil.rmtree(resume, ignore_errors=True)
+            if store and recall(store, request, work):
+                manifest = Manifest.read(work)
+                job.say(f"taken from {store.url}, where it was finished before")
+                record, _ = store.read_json(f"runs/{request.digest}/run.json")
+            else:
+                if store:
+                    job.mirror = Mirror(store, request, job.resume)
+                    job.mirror.restore()
+                job.out = work
+                facts = getattr(importlib.import_module(module), function)(job)
+                external = give(work, step.large, store, cache) if store else []
+                manifest = seal(work, request, list(job.inputs.values()), facts, external)
+                if store:
+                    remember(store, work, manifest)
+        _write_record(root / ".runs" / request.digest, record or _run_record(job, manifest, started, recipe))
+        if store and not record:
+            keep_record(store, request.digest, root / ".runs" / request.digest / "run.json")
+        if job.mirror:
+            job.mirror.remove()
+        shutil.rmtree(job.resume, ignore_errors=True)
     return manifest
 
 
@@ -248,8 +251,8 @@ def _git_revision() -> str:
     return done.stdout.strip()
 
 
-def _run_record(folder: Path, job: Job, manifest: Manifest, started: float, recipe: Recipe) -> None:
-    """Write what differs between two equal runs: when, where, how fast."""
+def _run_record(job: Job, manifest: Manifest, started: float, recipe: Recipe) -> Json:
+    """What differs between two equal runs: when, where, how fast."""
     packages = ("mmenc", "torch", "transformers", "tokenizers", "numpy", "zstandard", "great_expectations")
     versions: dict[str, Any] = {"python": platform.python_version()}
     for name in packages:
@@ -258,7 +261,7 @@ def _run_record(folder: Path, job: Job, manifest: Manifest, started: float, reci
         except ModuleNotFoundError:
             continue
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    record = {
+    return {
         "step": manifest.step,
         "name": manifest.name,
         "digest": manifest.digest,
@@ -273,6 +276,9 @@ def _run_record(folder: Path, job: Job, manifest: Manifest, started: float, reci
         "compute": recipe.value("compute"),
         "measured": job.measured,
     }
+
+
+def _write_record(folder: Path, record: Json) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".tmp.run.{os.getpid()}"
     write_json(partial, record)

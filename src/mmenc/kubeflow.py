@@ -4,8 +4,9 @@ Decisions: a face gets only the sections of the recipe that its step reads, beca
 and a change of `evaluate` must not train again; the other sections are filled with stand-ins, which cannot reach the
 artifact: its `config` holds declared parameters only (tests/contract/test_kubeflow.py compares both). The tree of phases
 is compiled into the graph, so a parent that the recipe no longer names is refused, never silently used.
-The step works beside the KFP output and the finished directory is moved there in one rename; `.runs` and `.resume` lie in
-that same temporary place, or in $MMENC_STATE where a volume or a shared folder keeps them between pods.
+The step works beside the KFP output and the finished directory is moved there in one rename; `.runs`, `.resume` and `.cache`
+lie in that same temporary place, or in $MMENC_STATE where a volume or a shared folder keeps them between pods. With
+`compute.store` nothing needs to be kept: resume state and large files lie in the store.
 """
 
 from __future__ import annotations
@@ -14,34 +15,71 @@ import base64
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmenc.artifact import Manifest, read_json, write_json
+from mmenc.artifact import Artifact, Manifest, read_json, write_json
+from mmenc.cluster import COMPUTE, STATE
+from mmenc.compare import compare
 from mmenc.errors import Refused
 from mmenc.job import execute
 from mmenc.recipe import Recipe, parse
 from mmenc.steps import Step, find
+from mmenc.store import is_remote
+from mmenc.tables import page_of
 
 Sections = Mapping[str, Any]
 Inputs = Mapping[str, Any]
-STATE = "MMENC_STATE"
+PLANNED = {"accelerator", "accelerators", "peak_tflops", "utilisation", "utilisation_source", "memory_gb", "watts"}
+PLANNED |= {"price_per_hour", "currency"}
+"""Keys of `compute` that the plan reads; with `counts` and `cluster` they are no arguments of a task."""
 PAGES = {"validate": "report.html", "report": "report.html", "release": "README.md"}
-"""File of the artifact that a face shows in the UI."""
+"""File of the artifact that a face shows in the UI; the other pages are made of facts (`tables.py`)."""
+
+
+def identifiers(prefix: str, names: Iterable[str]) -> dict[str, str]:
+    """Names as parameters of a pipeline: `decay-all` becomes `phase_decay_all`; two that become one are refused."""
+    found: dict[str, str] = {}
+    for name in names:
+        key = f"{prefix}_{re.sub('[^a-z0-9]', '_', name.lower())}"
+        if other := next((n for n, k in found.items() if k == key), ""):
+            raise Refused(f"{name}: becomes the parameter {key}, as {other} does; rename one of the two")
+        found[name] = key
+    return found
 
 
 def send(recipe: Recipe) -> dict[str, Any]:
-    """The sections as parameters. Kubeflow sorts the keys of a dict; waves, phases and buckets keep theirs in `_order`."""
-    sections: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
-    for named in (sections["languages"], sections["phases"], *(p["buckets"] for p in sections["phases"].values())):
+    """The sections as parameters, each phase one of its own, so that changing one in the UI leaves the others cached.
+
+    Kubeflow sorts the keys of a dict: waves and buckets keep theirs in `_order`, a phase its name in `_name`. `compute`
+    is only what running reads: a change of price, plan or cluster must not train again. `store` is a parameter of its
+    own, because every step needs it, and not every step the rest.
+    """
+    dumped: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
+    dumped["compute"] = recipe.compute.model_dump(mode="json", exclude={*PLANNED, "counts", "cluster", "store"})
+    dumped["store"] = recipe.compute.store
+    sections: dict[str, Any] = {}
+    for section, value in dumped.items():
+        if section != "phases":
+            sections[section] = value
+            continue
+        for name, key in identifiers("phase", value).items():
+            sections[key] = value[name] | {"_name": name}
+    for named in (sections["languages"], *(p["buckets"] for p in dumped["phases"].values())):
         if named:
             named["_order"] = list(named)
     return sections
+
+
+def surroundings(recipe: Recipe) -> str:
+    """Of `compute`, what is compiled in: pods get it as MMENC_COMPUTE, beside their arguments, for the records of runs."""
+    return json.dumps(recipe.compute.model_dump(mode="json", include={*PLANNED, "threads", "device"}), sort_keys=True)
 
 
 def _restore(value: Any) -> Any:
@@ -56,14 +94,10 @@ def _restore(value: Any) -> Any:
 def complete(sections: Sections, name: str = "") -> Recipe:
     """A whole recipe from the sections that a face was given; the others are stand-ins that pass the checks."""
     given: dict[str, Any] = _restore(sections)
-    wave = next(iter(given.get("languages", {"all": "all"})))
-    if "phases" not in given:
-        merge = given.get("merge", {"base": name if name not in ("", "merge") else "phase", "branches": []})
-        context = given.get("model", {}).get("window", 64)
-        plain = {"languages": wave, "temperature": 1, "mask": 0.3, "context": context, "rope_theta": 10000, "tokens": context}
-        plain |= {"batch_tokens": context, "lr": {"peak": 1e-3}, "checkpoints": 1}
-        branches = {b: plain | {"init": merge["base"]} for b in merge["branches"] if b != merge["base"]}
-        given["phases"] = {merge["base"]: plain | {"init": "init"}, **branches}
+    given["phases"] = _phases(given, name)
+    given["compute"] = json.loads(os.environ.get(COMPUTE) or "{}") | given.get("compute", {})
+    if store := given.pop("store", ""):
+        given["compute"]["store"] = store
     first = next(iter(given["phases"]))
     empty: dict[str, Any] = {
         s: {} for s in ("ingest", "clean", "validate", "tokenizer", "tokenize", "evaluate", "release", "compute")
@@ -72,15 +106,40 @@ def complete(sections: Sections, name: str = "") -> Recipe:
     return parse(empty | given, "the pipeline's parameters")
 
 
+def _phases(given: dict[str, Any], name: str) -> dict[str, Any]:
+    """The tree: all phases (`phases`, a list), or one (`phase`) under a stand-in for its parent, or what `merge` names."""
+    context = given.get("model", {}).get("window", 1)
+    plain: dict[str, Any] = {"languages": next(iter(given.get("languages", {"all": "all"}))), "temperature": 1, "mask": 0.3}
+    plain |= {"context": context, "rope_theta": 10000, "tokens": context, "batch_tokens": context, "lr": {"peak": 1e-3}}
+    if "phases" in given:
+        return {phase.pop("_name", ""): phase for phase in given["phases"] if phase}
+    if "phase" in given:
+        phase = given.pop("phase")
+        own, parent = phase.pop("_name", name), phase.get("init", "init")
+        return {own: phase} | ({} if parent in ("init", own) else {parent: plain | {"init": "init"}})
+    merge = given.get("merge", {"base": name if name not in ("", "merge") else "phase", "branches": []})
+    branches = {b: plain | {"init": merge["base"], "checkpoints": 1} for b in merge["branches"] if b != merge["base"]}
+    return {merge["base"]: plain | {"init": "init", "checkpoints": 1}, **branches}
+
+
 def run_step(
-    step: str, version: int, name: str, sections: Sections, inputs: Inputs, out: Any, metrics: Any = None, page: Any = None
+    step: str,
+    version: int,
+    name: str,
+    sections: Sections,
+    inputs: Inputs,
+    out: Any,
+    metrics: Any = None,
+    page: Any = None,
+    scripts: Any = None,
 ) -> None:
     """Run one step: `inputs` are artifacts by role (a list for a role with instances), `out` and the rest KFP outputs.
 
     A refusal ends the process with its sentence and the exit code of the contract.
     """
+    given = {role: artifact for role, artifact in inputs.items() if artifact is not None}
     try:
-        _run(find(f"{step}@{version}"), name, sections, inputs, out, metrics, page)
+        _run(find(f"{step}@{version}"), name, sections, given, out, metrics, page, scripts)
     except Refused as error:
         print(f"mmenc: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
@@ -95,7 +154,7 @@ def _run(step: Step, name: str, sections: Sections, inputs: Inputs, out: Any, *s
         _state(work)
         dirs = {role: _folder(work / "inputs" / role, given) for role, given in inputs.items()}
         if step.name == "train":
-            _same_parent(recipe.phases[name].init if name in recipe.phases else "", dirs["init"], name)
+            _same_parent(recipe.phases[name].init if name in recipe.phases else "", Path(dirs["init"]), name)
         _bring_records(work / ".runs", inputs)
         made = work / step.folder.format(name=name)
         manifest = execute(step, name, recipe, made, dirs)
@@ -110,18 +169,21 @@ def _run(step: Step, name: str, sections: Sections, inputs: Inputs, out: Any, *s
 
 
 def _state(work: Path) -> None:
-    """Let `.runs` and `.resume` of this step lie in $MMENC_STATE, if there is one."""
+    """Let `.runs`, `.resume` and `.cache` of this step lie in $MMENC_STATE, if there is one."""
     if state := os.environ.get(STATE):
-        for part in (".runs", ".resume"):
+        for part in (".runs", ".resume", ".cache"):
             kept = Path(state).absolute() / part
             kept.mkdir(parents=True, exist_ok=True)
             (work / part).symlink_to(kept, target_is_directory=True)
 
 
-def _folder(link: Path, given: Any) -> Path:
-    """The directory of a role; several artifacts become a folder of links, each under its manifest's name."""
+def _folder(link: Path, given: Any) -> Path | str:
+    """The place of a role; several artifacts become a folder of links, each under its manifest's name.
+
+    On a cluster KFP has brought an artifact to its path; a local runner leaves a bucket's address as it is.
+    """
     if not isinstance(given, Sequence):
-        return Path(given.path)
+        return str(given.uri) if is_remote(given.uri) and not Path(given.path).exists() else Path(given.path)
     link.mkdir(parents=True)
     for artifact in filter(None, given):
         name = Manifest.read(Path(artifact.path)).name
@@ -158,14 +220,20 @@ def figures(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def _show(step: Step, made: Path, manifest: Manifest, metrics: Any, page: Any) -> None:
+def _show(step: Step, made: Path, manifest: Manifest, metrics: Any, page: Any, scripts: Any) -> None:
     if metrics is not None:
         values = figures(manifest.facts)
         metrics.metadata.update(values)
         # A component whose Metrics write no file is never found in KFP's cache.
         write_json(Path(metrics.path), values)
-    if page is not None:
+    if page is not None and step.name in PAGES:
         shutil.copyfile(made / PAGES[step.name], page.path)
+    elif page is not None:
+        Path(page.path).write_text(page_of(manifest), encoding="utf-8")
+    if scripts is not None:
+        found = manifest.facts["scripts"]
+        scripts.log_confusion_matrix(found["names"], found["matrix"])
+        write_json(Path(scripts.path), found)
 
 
 def _records(inputs: Inputs) -> dict[str, Any]:
@@ -188,6 +256,18 @@ def _bring_records(runs: Path, inputs: Inputs) -> None:
         path = runs / digest / "run.json"
         if record and not path.exists():
             write_json(path, record)
+
+
+def show_comparison(names: Sequence[str], scores: Sequence[Any], evaluate: Mapping[str, Any], metrics: Any, page: Any) -> None:
+    """Show the scores of several models side by side; the end of `pipelines/evaluate.py`."""
+    found = {name: Artifact.read(Path(given.path)) for name, given in zip(names, filter(None, scores), strict=True)}
+    rows = {
+        name: [r for r in read_json(a.path / "scores.json")["rows"] if r["model"] == a.manifest.name] for name, a in found.items()
+    }
+    text, values = compare(rows, int(evaluate["bootstrap"]))
+    Path(page.path).write_text(text, encoding="utf-8")
+    metrics.metadata.update(values)
+    write_json(Path(metrics.path), values)
 
 
 def report_end(status: Any, page: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmenc.artifact import Artifact, Json, Manifest, sha256_file
 from mmenc.errors import Refused
+from mmenc.store import open_store
 
 
 def describe(artifact: Artifact) -> Json:
@@ -24,8 +25,8 @@ def describe(artifact: Artifact) -> Json:
     sources: list[Json] = []
     for m in manifests.values():
         if m["step"] == "ingest":
-            hashes = {i["path"]: i["sha256"] for i in m["inputs"]}
-            sources += [{**s, "sha256": hashes[s["path"]]} for s in m["facts"]["sources"]]
+            hashes = {i["path"]: i.get("sha256", "") for i in m["inputs"]}
+            sources += [{**s, "sha256": s.get("sha256") or hashes[s["path"]]} for s in m["facts"]["sources"]]
     return {"root": artifact.manifest.digest, "nodes": nodes, "sources": sources, "broken": []}
 
 
@@ -41,6 +42,7 @@ def _root_of(path: Path) -> Path:
 def find_broken(artifact: Artifact) -> list[Json]:
     """Every broken file: of the artifact, of its ancestors that lie beside it, of the raw files."""
     broken = [{"path": str(artifact.path / name), "reason": reason} for name, reason in artifact.broken()]
+    broken += _broken_objects(artifact.manifest)
     root = _root_of(artifact.path)
     manifests = {**artifact.lineage, artifact.manifest.digest: artifact.manifest.json()}
     for path in sorted(root.rglob("manifest.json")):
@@ -58,10 +60,24 @@ def find_broken(artifact: Artifact) -> list[Json]:
                 }
             )
         broken += [{"path": str(path.parent / n), "reason": r} for n, r in Artifact(path.parent, found, {}).broken()]
+        broken += _broken_objects(found)
     for m in manifests.values():
         if m["step"] == "ingest":
             raw = root.parent / m["config"]["ingest"]["root"]
             broken += _broken_raw(raw, m["inputs"]) if raw.is_dir() else []
+    return broken
+
+
+def _broken_objects(manifest: Manifest) -> list[Json]:
+    """What the store owns of an artifact, read through and compared."""
+    broken: list[Json] = []
+    for row in manifest.external:
+        store, key = open_store(row["uri"])
+        try:
+            if store.sha256(key) != row["sha256"]:
+                broken.append({"path": row["uri"], "reason": f"is not what {row['path']} was: its sha256 differs"})
+        except FileNotFoundError:
+            broken.append({"path": row["uri"], "reason": f"is missing from the store ({row['path']})"})
     return broken
 
 
@@ -71,7 +87,7 @@ def _broken_raw(raw: Path, inputs: list[Json]) -> list[Json]:
         path = raw / item["path"]
         if not path.is_file():
             broken.append({"path": item["path"], "reason": "is missing"})
-        elif sha256_file(path) != item["sha256"]:
+        elif "sha256" in item and sha256_file(path) != item["sha256"]:
             broken.append({"path": item["path"], "reason": "was changed since it was ingested"})
     return broken
 

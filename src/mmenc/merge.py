@@ -111,9 +111,9 @@ def run(job: Job) -> Json:
     """Choose each branch's checkpoint and what the method leaves open on dev; write the best merge."""
     settings = job.recipe.merge
     torch.set_num_threads(job.recipe.compute.threads)
-    folders = {name: job.inputs[f"branch:{name}"].path for name in settings.branches}
+    folders = {name: job.inputs[f"branch:{name}"].local("*model.safetensors") for name in settings.branches}
     config = load_model(folders[settings.branches[0]], job.recipe.model).cfg
-    split = open_split(job.inputs["tokens"].path, "dev")
+    split = open_split(job.inputs["tokens"].local("dev/*"), "dev")
     documents = choose_round(split, sorted(f for f in split.ranges if is_language(f)), settings.dev_tokens, job.recipe.seed)
 
     def dev_loss(tensors: Tensors) -> float:
@@ -132,7 +132,7 @@ def run(job: Job) -> Json:
         branches.append(states[at])
     weighs = settings.method in ("linear", "exponential")
     kept = [load_file(p / "model.safetensors") for p in checkpoints(folders[settings.branches[0]])] if weighs else []
-    base = load_file(job.inputs["base"].path / "model.safetensors")
+    base = load_file(job.inputs["base"].local("model.safetensors") / "model.safetensors")
     rows: list[Json] = []
     best: tuple[float, Tensors] | None = None
     with bar("merge", len(settings.densities), "models") as shown:

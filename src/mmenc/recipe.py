@@ -17,19 +17,17 @@ import yaml
 from pydantic import Field, ValidationError
 
 from mmenc.errors import Refused
+from mmenc.fields import Count, Name, Section
 from mmenc.sections import (
     Clean,
     Compute,
-    Count,
     Evaluate,
     Ingest,
     LanguageSet,
     Merge,
     Model,
-    Name,
     Phase,
     Release,
-    Section,
     Tokenize,
     Tokenizer,
     Validate,

@@ -140,7 +140,7 @@ def run(job: Job) -> Json:
     _beats_unigram(evaluation.facts)
     model, tokenizer = job.inputs["model"], job.inputs["tokenizer"]
     for name in ("model.safetensors", "config.json"):
-        shutil.copyfile(model.path / name, job.out / name)
+        shutil.copyfile(model.local("model.safetensors") / name, job.out / name)
     for name in TOKENIZER_FILES:
         if (tokenizer.path / name).exists():
             shutil.copyfile(tokenizer.path / name, job.out / name)
@@ -148,7 +148,7 @@ def run(job: Job) -> Json:
     settings = read_json(job.out / "tokenizer_config.json")
     write_json(job.out / "tokenizer_config.json", {**settings, "model_max_length": config["max_position_embeddings"]})
     _sentence_transformers(job.out, config["max_position_embeddings"], config["hidden_size"])
-    split = open_split(job.inputs["tokens"].path, "test")
+    split = open_split(job.inputs["tokens"].local("test/*"), "test")
     worst = logit_difference(job.out, job, split)
     examples = fill_mask_examples(job.out, job, split)
     lineage = {**evaluation.lineage, **job.inputs["validate"].lineage}

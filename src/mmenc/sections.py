@@ -5,43 +5,12 @@ Sources: arXiv 2509.06888 and its six training files. Tokens are tokens, shares 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StringConstraints
 
-from mmenc.errors import nearest
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=0)]
-Positive = Annotated[Whole, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Tag = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}_[A-Z][a-z]{3}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
-Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, strict about its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, populate_by_name=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: object) -> object:
-        if isinstance(data, Mapping):
-            known = {f.alias or k for k, f in cls.model_fields.items()}
-            for key in data:
-                if key not in known and key not in cls.model_fields:
-                    hint = nearest(str(key), known) or f"; known keys: {', '.join(sorted(known))}"
-                    raise PydanticCustomError("unknown_key", "unknown key '{key}'{hint}", {"key": str(key), "hint": hint})
-        return data
+from mmenc.cluster import Cluster
+from mmenc.fields import Count, Folder, Name, Positive, Section, Share, Tag
 
 
 class Top(Section):
@@ -238,10 +207,18 @@ class Compute(Section):
     """Where it runs; never part of an artifact's digest (what changes bits is in the other sections)."""
 
     threads: Positive = 2
+    """Of all processes of a step together."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
+    processes: Positive = 1
+    """That train a phase together on the CPU; on CUDA there is one per accelerator (`accelerators`)."""
     micro_batch_tokens: Positive = 16_384
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     activation_checkpointing: bool = False
+    store: str = ""
+    """Folder or s3://bucket/prefix that owns large files, resume state and run records; empty: everything lies beside the
+    artifacts."""
+    store_patience: Annotated[float, Field(ge=0)] = 300.0
+    """Seconds that a step waits for a store that does not answer."""
     counts: str = ""
     """CSV `language,tokens` that `mmenc plan` reads before there is any data."""
     accelerator: str = "cpu"
@@ -252,7 +229,10 @@ class Compute(Section):
     """Share of the peak that training is expected to reach."""
     utilisation_source: str = "the default recipe on two cores of an AMD EPYC: 11,000 to 13,000 tokens/s"
     memory_gb: Annotated[float, Field(gt=0)] = 8.0
+    """Of one accelerator, or of the machine where training runs on the CPU; what a pod gets is in `cluster`."""
     watts: Annotated[float, Field(ge=0)] = 0.0
     price_per_hour: Annotated[float, Field(ge=0)] = 0.0
     """Of one accelerator, in `currency`."""
     currency: str = "USD"
+    cluster: Cluster = Cluster()
+    """What pods get on Kubernetes; read by `mmenc compile` alone."""

@@ -29,6 +29,8 @@ class Step:
     source: str = ""
     """Parameter that may name a released model to take over; its `source_files` become `inputs` too."""
     source_files: tuple[str, ...] = ()
+    large: tuple[str, ...] = ()
+    """Files that the store owns where the recipe names one (`compute.store`)."""
 
     @property
     def instances(self) -> bool:
@@ -40,11 +42,13 @@ class Step:
         return [p.format(name=name) for p in self.params]
 
 
+SHARDS = ("*.jsonl.zst",)
+TENSORS = ("*.safetensors",)
 TABLE: dict[str, Step] = {
     step.name: step
     for step in (
-        Step("ingest", "mmenc.data.ingest:run", 1, (), ("ingest",), "ingest", raw=("data",)),
-        Step("clean", "mmenc.data.clean:run", 1, ("raw",), ("clean",), "clean"),
+        Step("ingest", "mmenc.data.ingest:run", 1, (), ("ingest",), "ingest", raw=("data",), large=SHARDS),
+        Step("clean", "mmenc.data.clean:run", 1, ("raw",), ("clean",), "clean", large=SHARDS),
         Step("validate", "mmenc.data.validate:run", 1, ("clean",), ("validate",), "validate"),
         Step(
             "tokenizer",
@@ -56,7 +60,15 @@ TABLE: dict[str, Step] = {
             source="tokenizer.source",
             source_files=("tokenizer.json",),
         ),
-        Step("tokenize", "mmenc.data.tokenize:run", 1, ("clean", "validate", "tokenizer"), ("tokenize",), "tokenize"),
+        Step(
+            "tokenize",
+            "mmenc.data.tokenize:run",
+            1,
+            ("clean", "validate", "tokenizer"),
+            ("tokenize",),
+            "tokenize",
+            large=("*.bin", "*.npy", "*.jsonl"),
+        ),
         Step(
             "init",
             "mmenc.train.init:run",
@@ -66,22 +78,24 @@ TABLE: dict[str, Step] = {
             "train/init",
             source="model.source",
             source_files=("config.json", "model.safetensors", "tokenizer.json"),
+            large=TENSORS,
         ),
         Step("mixture", "mmenc.data.mixture:run", 1, ("tokens",), ("languages", "phases.{name}"), "mixture/{name}"),
         Step(
             "train",
             "mmenc.train.step:run",
-            1,
+            2,
             ("tokens", "mixture", "init"),
             ("seed", "model", "tokenizer.vocab_size", "phases.{name}"),
             "train/{name}",
             image="gpu",
+            large=TENSORS,
         ),
-        Step("merge", "mmenc.merge:run", 1, ("train*", "tokens"), ("seed", "model", "merge"), "merge"),
+        Step("merge", "mmenc.merge:run", 1, ("train*", "tokens"), ("seed", "model", "merge"), "merge", large=TENSORS),
         Step(
             "evaluate",
             "mmenc.evaluate.step:run",
-            1,
+            2,
             ("model", "tokenizer", "tokens"),
             ("languages", "model", "evaluate"),
             "evaluate/{name}",

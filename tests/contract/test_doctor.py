@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 
 import pytest
 import torch
 
-from mmenc import doctor
+from mmenc import access, doctor
 from mmenc.cli import main
 from tests.pipeline import tiny_recipe, workplace, write_recipe
 
@@ -15,6 +17,7 @@ from tests.pipeline import tiny_recipe, workplace, write_recipe
 def test_json_has_the_form_of_the_contract(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(workplace(tmp_path / "w", corpus))
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
     code = main(["doctor", "--json"])
     data = json.loads(capsys.readouterr().out)
     assert set(data) == {"ok", "checks"}
@@ -53,3 +56,65 @@ def test_a_broken_recipe_is_a_check(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", "--json"]) == 1
     assert not json.loads(capsys.readouterr().out)["ok"]
+
+
+def cluster(**env: str) -> doctor.Check:
+    return doctor.Check("cluster", *access.examine(env))
+
+
+def test_no_cluster_is_fine_and_says_how_to_name_one():
+    found = cluster()
+    assert found.ok
+    assert "none configured; `export KF_PIPELINES_ENDPOINT=" in found.found
+
+
+def test_a_cluster_is_asked_who_it_is_and_whether_it_lets_us_in(tmp_path):
+    pytest.importorskip("kfp")
+    from tests.kfp_server import kfp_server
+
+    with kfp_server() as server:
+        found = cluster(KF_PIPELINES_ENDPOINT=server.url + "/")
+        assert found.ok
+        assert f"{server.url}: API v2beta1, version not told, single-user; accepts a request without" in found.found
+        server.token = "right"
+        found = cluster(KF_PIPELINES_ENDPOINT=server.url)
+        assert not found.ok
+        assert "(401); give --token-file" in found.found
+        assert "KF_PIPELINES_ENDPOINT" in found.remedy
+        found = cluster(KF_PIPELINES_ENDPOINT=server.url, KF_PIPELINES_TOKEN="wrong")
+        assert "it is wrong or has expired" in found.found
+        assert cluster(KF_PIPELINES_ENDPOINT=server.url, KF_PIPELINES_TOKEN="right").ok
+        server.namespaces = {"alice"}
+        several = {"KF_PIPELINES_ENDPOINT": server.url, "KF_PIPELINES_TOKEN": "right"}
+        assert "multi-user; credentials not tried" in cluster(**several).found
+        assert cluster(**several, KF_PIPELINES_NAMESPACE="alice").found.endswith("accepts the token in $KF_PIPELINES_TOKEN")
+        assert "in namespace bob (403)" in cluster(**several, KF_PIPELINES_NAMESPACE="bob").found
+        server.login = True
+        assert "answers with a web page" in cluster(**several).found
+        server.login = False
+        assert "(404)" in cluster(KF_PIPELINES_ENDPOINT=f"{server.url}/x").found
+
+
+def test_a_cluster_that_is_away_or_silent_takes_seconds(monkeypatch):
+    monkeypatch.setattr(access, "PATIENCE", 0.2)
+    begun = time.monotonic()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        here = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        found = cluster(KF_PIPELINES_ENDPOINT=here)  # bound, not listening
+        assert not found.ok
+        assert "does not answer" in found.found
+        silent.listen(1)
+        found = cluster(KF_PIPELINES_ENDPOINT=here)  # takes the connection and says nothing
+        assert not found.ok
+        assert "does not answer (timed out)" in found.found
+    monkeypatch.setattr(access, "_examine", lambda *_: time.sleep(30))
+    assert "gave no answer in" in cluster(KF_PIPELINES_ENDPOINT=here).found
+    assert time.monotonic() - begun < 10
+    assert "expected http://" in cluster(KF_PIPELINES_ENDPOINT="localhost").found
+
+
+def test_doctor_shows_the_cluster_among_its_checks(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace(tmp_path / "w", corpus))
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "localhost")
+    assert not {c.name: c for c in doctor.examine(tmp_path / "w" / "params.yaml")}["cluster"].ok

@@ -72,7 +72,10 @@ def test_no_absolute_path_and_no_registry_host():
         "pypi" + r"\.org|registry\." + "npmjs|file" + r"s\.pythonhosted|deb\.debian" + r"\.org|hugging" + r"face\.co/"
     )
     for path in tracked():
-        if path.suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ""} and path.name != "test_layout.py":
+        if (
+            path.suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".sh", ".Dockerfile", ""}
+            and path.name != "test_layout.py"
+        ):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(?<![\w.])/(work|root|home)/", text), path
             assert not hosts.search(text), path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,14 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path):
 
 
 def test_leftovers_of_killed_processes_are_removed_and_of_living_ones_kept(tmp_path: Path):
-    (tmp_path / ".tmp.clean.999999999").mkdir()
-    (tmp_path / f".tmp.clean.{os.getppid()}").mkdir()
-    clear_stale(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [f".tmp.clean.{os.getppid()}"]
+    here = platform.node()
+    with subprocess.Popen(["sleep", "60"]) as other:
+        alive, elsewhere = f".tmp.clean.{here}.{other.pid}", ".tmp.clean.another-node.999999999"
+        for name in (f".tmp.clean.{here}.999999999", alive, elsewhere):
+            (tmp_path / name).mkdir()
+        clear_stale(tmp_path)
+        other.kill()
+    assert {p.name for p in tmp_path.iterdir()} == {alive, elsewhere}
 
 
 def test_a_full_disk_is_a_sentence(tmp_path: Path):

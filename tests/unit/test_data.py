@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmenc.data.masking import SPECIAL_COUNT, mask_tokens
 from mmenc.data.mixture import mix, resolve_waves
 from mmenc.data.order import Stream, cut
-from mmenc.data.packing import materialise, pack, window_rows
+from mmenc.data.packing import join, materialise, pack, window_rows
 from mmenc.data.tokenizer import sample_quota
 from mmenc.data.tokens import BOS, EOS, MASK, Split
 from mmenc.errors import Refused
@@ -158,12 +158,19 @@ def test_a_window_of_real_lengths_is_full_and_materialises_to_its_documents():
     split = split_of(lengths)
     streams = [Stream(t, split.lengths(t), 1, "p", 512, 0, 60_000) for t in lengths]
     rows = window_rows(streams, split, 0, 1, 512, (1, "p"))
-    assert sum(p.length for row in rows for p in row) / (512 * len(rows)) > 0.99
+    assert rows.lengths().sum() / (512 * len(rows)) > 0.99
     ids_T, pieces = materialise(rows, split)
     starts = np.cumsum([0, *pieces[:-1]])
     assert (ids_T[starts] == BOS).all()
     assert (ids_T[np.cumsum(pieces) - 1] == EOS).all()
-    assert rows == window_rows(streams, split, 0, 1, 512, (1, "p"))
+    again = window_rows(streams, split, 0, 1, 512, (1, "p"))
+    assert (materialise(again, split)[0] == ids_T).all()
+    assert sum(rows.stored().values()) == sum(s.consumed() for s in streams)
+    # Slices of rows, put together again, are the rows.
+    parts = join([rows[:7], rows[7:8], rows[8:]])
+    assert len(rows[3:3]) == 0
+    assert (materialise(parts, split)[0] == ids_T).all()
+    assert (parts.ends == rows.ends).all()
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=200), st.floats(0.01, 0.99), st.integers(0, 50))

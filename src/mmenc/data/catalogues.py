@@ -130,9 +130,7 @@ def tag_of(language: str, text: str) -> str:
         script = "Hans" if simplified >= sum(letter in _TRADITIONAL for letter in text) else "Hant"
     tag = f"{language}_{script}"
     if not _TAG.fullmatch(tag):
-        raise Refused(
-            f"language {language!r} with script {script!r} gives the tag {tag!r}, expected one such as 'fao_Latn'"
-        )
+        raise Refused(f"language {language!r} with script {script!r} gives the tag {tag!r}, expected one such as 'fao_Latn'")
     return tag
 
 
@@ -221,9 +219,7 @@ def documents(
                 yield tag, Document(name, text, source, license_, f"{source}/{component}")
 
 
-def _with_english(
-    english: list[Entry], locales: Iterator[tuple[str, list[Entry]]]
-) -> Iterator[tuple[str, list[Entry]]]:
+def _with_english(english: list[Entry], locales: Iterator[tuple[str, list[Entry]]]) -> Iterator[tuple[str, list[Entry]]]:
     """Put the originals in front as locale ``en``."""
     yield "en", english
     yield from locales

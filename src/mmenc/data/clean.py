@@ -42,10 +42,10 @@ def fingerprint(text: str) -> bytes:
 
 
 FILTERS: dict[str, Callable[[str, str, Clean], bool]] = {
-    "too short": lambda text, tag, c: len(text) < c.min_chars,
-    "too long": lambda text, tag, c: len(text) > c.max_chars,
-    "wrong encoding": lambda text, tag, c: text.count("\ufffd") > c.max_replacement * len(text),
-    "repetition": lambda text, tag, c: repetition(text) > c.max_repetition,
+    "too short": lambda text, _, c: len(text) < c.min_chars,
+    "too long": lambda text, _, c: len(text) > c.max_chars,
+    "wrong encoding": lambda text, _, c: text.count("\ufffd") > c.max_replacement * len(text),
+    "repetition": lambda text, _, c: repetition(text) > c.max_repetition,
     "other script": lambda text, tag, c: script_share(text, tag) < c.script_share,
 }
 REASONS = (*FILTERS, "duplicate")
@@ -60,7 +60,7 @@ def _language(job: Job, language: str) -> Json:
     settings, seen = job.recipe.clean, set[bytes]()
     counts: Counter[str] = Counter()
     kept_bytes = 0
-    for shard in shard_paths(job.inputs["raw"].path, language):
+    for shard in shard_paths(job.inputs["raw"].local(f"shards/{language}/*"), language):
         kept: list[Document] = []
         rejected: list[dict[str, object]] = []
         for document in read_documents(shard):
@@ -91,7 +91,7 @@ def _language(job: Job, language: str) -> Json:
 def run(job: Job) -> Json:
     """Read `shards/`, write `shards/` (kept) and `rejected/` (with the key `reason`)."""
     table: Json = {}
-    names = languages(job.inputs["raw"].path)
+    names = languages(job.inputs["raw"].local("-"))
     with bar("clean", len(names), "languages") as shown:
         for language in names:
             table[language] = _language(job, language)

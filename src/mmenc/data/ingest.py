@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmenc.artifact import Json
+from mmenc.artifact import Json, sha256_file
 from mmenc.data.shards import Document, read_lines, write_documents
 from mmenc.errors import Refused
 from mmenc.job import Job
@@ -89,6 +89,7 @@ def _language(job: Job, language: str, files: list[str], root: Path) -> tuple[li
     size = shards = chars = 0
     seen: set[str] = set()
     rows: list[Json] = []
+    versioned = {row["path"] for row in job.raw_files if "sha256" not in row}
 
     def flush() -> None:
         nonlocal shard, size, shards
@@ -118,6 +119,8 @@ def _language(job: Job, language: str, files: list[str], root: Path) -> tuple[li
                 "source": ", ".join(sources),
                 "license": ", ".join(licenses),
             }
+            # Of an object the manifest's input has the version; what its bytes were is known only now.
+            | ({"sha256": sha256_file(root / name)} if name in versioned else {})
         )
     if not seen:
         raise Refused(f"{root / language}: holds no documents; add text or remove the folder")
@@ -143,7 +146,8 @@ def run(job: Job) -> Json:
         for language, files in sorted(by_language.items()):
             if not FOLDER.match(language):
                 raise Refused(
-                    f"{root / language}: not a language tag; expected ISO 639-3 and script, such as fao_Latn, or a bucket name such as code"
+                    f"{root / language}: not a language tag; expected ISO 639-3 and script, such as fao_Latn, "
+                    f"or a bucket name such as code"
                 )
             rows, chars = _language(job, language, files, root)
             sources += rows

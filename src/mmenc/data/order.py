@@ -80,7 +80,8 @@ def cut(document: Ints, lengths: Ints, context: int, skip: Ints | None = None, l
 class Stream:
     """The endless stream of one folder, as one phase reads it."""
 
-    def __init__(self, folder: str, lengths: Ints, seed: int, phase: str, context: int, offset: int, quota: int, least: int = 0
+    def __init__(
+        self, folder: str, lengths: Ints, seed: int, phase: str, context: int, offset: int, quota: int, least: int = 0
     ) -> None:
         self.folder, self.seed, self.context, self.offset, self.quota = folder, seed, context, offset, quota
         self.least = least
@@ -92,8 +93,8 @@ class Stream:
     def _cut(self, document: Ints, lengths: Ints, skip: Ints | None = None) -> Pieces:
         return cut(document, lengths, self.context, skip, self.least)
 
-    def _epoch(self, number: int) -> tuple[Pieces, Ints]:
-        """Pieces of one epoch and where each starts in it; a document read in part by an ancestor is cut from there."""
+    def _epoch(self, number: int) -> tuple[Pieces, Ints, NDArray[np.float64]]:
+        """Pieces of one epoch, where each starts in it, and its point; what an ancestor read of a document is apart."""
         order = rng.permutation(len(self.lengths), self.seed, "epoch", self.folder, number)
         lengths = self.lengths[order]
         at = self.offset - number * self.size
@@ -113,21 +114,21 @@ class Stream:
             ]
         pieces = join(parts)
         stored = pieces.stored()
-        return pieces, np.cumsum(stored) - stored
+        starts = np.cumsum(stored) - stored
+        return pieces, starts, starts + self.r * stored
 
     def _first(self, position: float) -> tuple[int, int]:
         """(epoch, index) of the first piece whose point is at or after a stream position."""
         number = int(position // self.size)
-        pieces, starts = self.epoch(number)
-        index = int(np.searchsorted(starts + self.r * pieces.stored(), position - number * self.size, side="left"))
-        return (number, index) if index < len(starts) else (number + 1, 0)
+        points = self.epoch(number)[2]
+        index = int(np.searchsorted(points, position - number * self.size, side="left"))
+        return (number, index) if index < len(points) else (number + 1, 0)
 
     def pieces(self, low: float, high: float) -> Pieces:
         """Pieces (documents by index within the folder) whose points lie in [low, high) of the phase's quota."""
         (e0, i0), (e1, i1) = self._first(self.offset + low), self._first(self.offset + high)
-        return join(
-            [self.epoch(e)[0].take(i0 if e == e0 else 0, i1 if e == e1 else None) for e in range(e0, e1 + 1)]
-        )
+        parts = [self.epoch(e)[0].take(i0 if e == e0 else 0, i1 if e == e1 else None) for e in range(e0, e1 + 1)]
+        return parts[0] if len(parts) == 1 else join(parts)
 
     def window(self, number: int, windows: int) -> Pieces:
         """Pieces of window `number` of `windows`."""

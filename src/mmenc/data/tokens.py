@@ -60,7 +60,9 @@ def open_split(artifact: Path, split: str) -> Split:
     folder = artifact / split
     index = read_json(folder / "index.json")
     path = folder / "tokens.bin"
-    flat = np.memmap(path, dtype=index["dtype"], mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, index["dtype"])
+    flat = (
+        np.memmap(path, dtype=index["dtype"], mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, index["dtype"])
+    )
     documents: list[Json] = []
     if (folder / "documents.jsonl").exists():
         documents = [json.loads(line) for line in (folder / "documents.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -195,13 +195,14 @@ def sentence(failures: list[Json], rejected: Mapping[str, int], saved: Path) -> 
 def run(job: Job) -> Json:
     """Write verdict.json, statistics.json and report.html, or refuse with the page kept in `.runs/`."""
     settings, clean = job.recipe.validation, job.inputs["clean"]
-    names = languages(clean.path)
+    shard_root = clean.local()
+    names = languages(shard_root)
     check_waivers(settings.waivers, names)
-    splitter = splitter_of(clean.path)
+    splitter = splitter_of(shard_root)
     rows, shards = list[Json](), list[Json]()
     with bar("validate", len(names), "languages") as shown:
         for language in names:
-            row, parts = measure(clean.path, language, clean.facts["languages"][language], splitter)
+            row, parts = measure(shard_root, language, clean.facts["languages"][language], splitter)
             rows.append(row)
             shards += parts
             shown.advance(1, language)

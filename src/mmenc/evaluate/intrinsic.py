@@ -41,7 +41,7 @@ def language_rows(
         count = np.bincount(document_M, minlength=last - first).astype(np.float64)
         used = count > 0
         loss = np.bincount(document_M, scores.loss_M[inside], last - first)[used].astype(np.float64)
-        correct = np.bincount(document_M, scores.correct_M[inside], last - first)[used].astype(np.float64)
+        correct = np.bincount(document_M, scores.correct[inside], last - first)[used].astype(np.float64)
         size = np.bincount(document_M, bytes_V[scores.target_M[inside]].astype(np.float64), last - first)[used]
         count = count[used]
         key = (settings.seed, "bootstrap", language)
@@ -71,6 +71,6 @@ def unigram_scores(scores: Scores, train: Split, test: Split, vocab: int) -> dic
             local = np.bincount(train.folder_tokens(language), minlength=vocab) + SMOOTHING * p_V
             own_M[inside] = -np.log(local[scores.target_M[inside]] / local.sum())
     return {
-        name: Scores(scores.document_M, scores.target_M, loss_M, np.zeros(len(loss_M), dtype=bool))
+        name: Scores(scores.document_M, scores.target_M, loss_M, np.full(len(loss_M), -1, dtype=np.int64))
         for name, loss_M in (("unigram", whole_M), ("unigram-language", own_M))
     }

@@ -25,12 +25,17 @@ BATCH_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Scores:
-    """One entry per masked token: its document, its id, −ln p of it (nats), whether it was the likeliest."""
+    """One entry per masked token: its document, its id, −ln p of it (nats), the id that the model holds likeliest."""
 
     document_M: NDArray[np.int64]
     target_M: NDArray[np.int64]
     loss_M: NDArray[np.float64]
-    correct_M: NDArray[np.bool_]
+    guess_M: NDArray[np.int64]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the likeliest token was the right one."""
+        return np.equal(self.guess_M, self.target_M)
 
 
 def choose(split: Split, folder: str, tokens: int, seed: int) -> list[int]:
@@ -87,7 +92,7 @@ def score(
     """Score documents with a model; the model is left in evaluation mode."""
     pieces = _pieces(split, documents, context, rate, model.cfg.vocab_size, seed)
     device = next(model.parameters()).device
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]] = []
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
     model.eval()
     batch: list[_Piece] = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -103,11 +108,11 @@ def score(
             z_MV = model.logits(ids_T, packing, torch.from_numpy(index_M).to(device)).float()
             wanted = torch.from_numpy(target_M).to(device)
             loss_M = torch.nn.functional.cross_entropy(z_MV, wanted, reduction="none").double().cpu().numpy()
-            correct_M = (z_MV.argmax(-1) == wanted).cpu().numpy()
+            guess_M = z_MV.argmax(-1).cpu().numpy()
             document_M = np.concatenate([np.full(len(p.index_M), p.document) for p in batch])
-            parts.append((document_M, target_M, loss_M, correct_M))
+            parts.append((document_M, target_M, loss_M, guess_M))
             batch = []
     if not parts:
         empty = np.empty(0)
-        return Scores(empty.astype(np.int64), empty.astype(np.int64), empty, empty.astype(np.bool_))
+        return Scores(empty.astype(np.int64), empty.astype(np.int64), empty, empty.astype(np.int64))
     return Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -12,6 +12,7 @@ from mmenc.evaluate.intrinsic import language_rows, unigram_scores
 from mmenc.evaluate.retrieval import retrieval_rows
 from mmenc.evaluate.rows import aggregate, skipped
 from mmenc.evaluate.score import choose, score
+from mmenc.evaluate.scripts import script_confusion
 from mmenc.job import Job
 from mmenc.progress import bar
 from mmenc.train.state import load_model
@@ -24,13 +25,14 @@ def run(job: Job) -> Json:
     settings, recipe = job.recipe.evaluate, job.recipe
     torch.set_num_threads(recipe.compute.threads)
     tokens = job.inputs["tokens"]
-    train, test = open_split(tokens.path, "train"), open_split(tokens.path, "test")
+    train, test = (open_split(tokens.local(f"{part}/*"), part) for part in ("train", "test"))
     counts = {f: row["train"]["tokens"] for f, row in tokens.facts["folders"].items()}
     waves = resolve_waves(recipe.languages, counts)
     tiers = {t: tier_of(waves, t) for t in test.ranges if is_language(t)}
-    model = load_model(job.inputs["model"].path, recipe.model)
+    model = load_model(job.inputs["model"].local("model.safetensors"), recipe.model)
     digest, name = job.inputs["model"].manifest.digest, job.name
-    bytes_V = token_bytes(load(job.inputs["tokenizer"].path))
+    tokenizer = load(job.inputs["tokenizer"].path)
+    bytes_V = token_bytes(tokenizer)
     with bar(f"evaluate {name}", 3, "parts") as shown:
         documents = [d for t in sorted(tiers) for d in choose(test, t, settings.tokens_per_language, settings.seed)]
         bf16 = recipe.model.dtype == "bfloat16"
@@ -54,6 +56,7 @@ def run(job: Job) -> Json:
     facts: Json = {
         "tiers": {},
         "retrieval": retrieval_facts,
+        "scripts": script_confusion(tokenizer, found, tiers),
         "languages": len({r["language"] for r in rows if r["status"] == "ok"}),
     }
     for r in totals:

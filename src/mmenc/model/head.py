@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmenc.errors import Refused
-from mmenc.model.encoder import Encoder, Linear
+from mmenc.model.encoder import Dropout, Encoder, Linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +169,7 @@ class MaskedLM(nn.Module):
         return F.linear(self.head(x_MD if index_M is None else x_MD[index_M]), self.tied_weight, self.decoder.bias)
 
     def forward(
-        self, ids_T: Tensor, packing: Packing, masked_index_M: Tensor, target_M: Tensor, dropout_seed: int | None = None
+        self, ids_T: Tensor, packing: Packing, masked_index_M: Tensor, target_M: Tensor, dropout_seed: Dropout = None
     ) -> tuple[Tensor, Tensor]:
         """Return (loss_sum fp32, n_correct int64) over the masked positions."""
         x_MD = self.model(ids_T, packing, dropout_seed).index_select(0, masked_index_M)

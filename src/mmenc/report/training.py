@@ -164,7 +164,9 @@ def _place(story: Story) -> list[str]:
     records = list(story.runs.values())
     seen: dict[str, list[str]] = {}
     for r in records:
-        compute = {f"compute.{k}": number(v) if isinstance(v, (int, float)) else v for k, v in r["compute"].items()}
+        compute = {
+            f"compute.{k}": number(v) if isinstance(v, (int, float)) else v for k, v in r["compute"].items() if k != "cluster"
+        }
         for name, value in {**r["versions"], **compute, "git revision": r["git_revision"] or "unknown"}.items():
             if str(value) not in seen.setdefault(name, []):
                 seen[name].append(str(value))

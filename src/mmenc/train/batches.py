@@ -1,13 +1,18 @@
-"""Global batches of a phase: row r is a look-up through windows and their stored row counts, never a replay."""
+"""Global batches of a phase: where one ends, (window, row), is all that the next one needs; nothing is ever replayed.
+
+Decision: windows are packed when they are reached, so a phase of trillions of tokens starts at once and resumes by a
+look-up. Only near the end is it known how many rows are left: a remainder of less than half a batch joins the last one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 from mmenc.artifact import Json
 from mmenc.data.order import Stream
-from mmenc.data.packing import Row, window_rows
+from mmenc.data.packing import Rows, join, window_rows
 from mmenc.data.tokens import Split
 from mmenc.sections import Phase
 
@@ -27,36 +32,47 @@ def make_streams(split: Split, mixture: Json, read: Mapping[str, int], seed: int
     ]
 
 
-class Batches:
-    """Rows of a whole phase, by number."""
+@dataclass(frozen=True)
+class Place:
+    """The next row to be read: its window, and its number in it; it may lie at the end of a window."""
 
-    def __init__(self, streams: list[Stream], split: Split, phase: Phase, name: str, seed: int, counts: list[int]) -> None:
+    window: int = 0
+    row: int = 0
+
+
+class Batches:
+    """Batches of a whole phase, by place."""
+
+    def __init__(self, streams: list[Stream], split: Split, phase: Phase, name: str, seed: int) -> None:
         self.streams, self.split, self.phase = streams, split, phase
         self.key = (seed, "order", name)
         self.windows = max(1, round(phase.tokens / (WINDOW_ROWS * phase.context)))
-        self.window = lru_cache(maxsize=3)(self._window)
-        self.counts = counts or [len(self.window(w)) for w in range(self.windows)]
+        # One and a half batches are looked at, so that many windows are held.
+        held = 3 + -(-3 * phase.batch_tokens // (2 * WINDOW_ROWS * phase.context))
+        self.window = lru_cache(maxsize=held)(self._window)
 
-    def _window(self, number: int) -> list[Row]:
+    def _window(self, number: int) -> Rows:
         return window_rows(self.streams, self.split, number, self.windows, self.phase.context, self.key)
 
-    @property
-    def total(self) -> int:
-        """Rows of the phase."""
-        return sum(self.counts)
-
-    def rows(self, first: int, count: int) -> list[Row]:
-        """Rows [first, first + count) of the phase."""
-        found: list[Row] = []
-        start = 0
-        for number, size in enumerate(self.counts):
-            low, high = max(first - start, 0), min(first + count - start, size)
-            if low < high:
-                found += self.window(number)[low:high]
-            start += size
+    def left(self, place: Place, enough: int) -> int:
+        """Rows from a place to the phase's end, counted up to `enough`."""
+        found, number = -place.row, place.window
+        while number < self.windows and found < enough:
+            found, number = found + len(self.window(number)), number + 1
         return found
 
-    def size(self, first: int, wanted: int) -> int:
-        """Rows of the batch that begins at `first`: a remainder of less than half a batch joins the last one."""
-        left = self.total - first
-        return left if left < wanted * 1.5 else wanted
+    def take(self, place: Place, wanted: int) -> tuple[Rows, Place] | None:
+        """The batch of `wanted` rows at a place and the place after it; None at the phase's end."""
+        left = self.left(place, -(-3 * wanted // 2))
+        if not left:
+            return None
+        count = left if 2 * left < 3 * wanted else wanted
+        parts: list[Rows] = []
+        number, row = place.window, place.row
+        while count:
+            found = self.window(number)[row : row + count]
+            parts.append(found)
+            row, count = row + len(found), count - len(found)
+            if count:
+                number, row = number + 1, 0
+        return join([p for p in parts if len(p)]), Place(number, row)

@@ -1,0 +1,249 @@
+"""Training on CPU: a whole step of ours against transformers' Trainer (padded) and its best path, on the same pieces.
+
+All sides train the default recipe's model (same weights, float32, AdamW-like optimizer) on the same documents of the default
+corpus, cut at 512 tokens, masked at the recipe's rate; the losses of the first batch must agree. Each runs at its own best
+batch size (tried before). Tokens are real ones: padding is not counted. Needs the artifacts of `make run`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.data import IterableDataset
+from transformers import ModernBertForMaskedLM, Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.table import Row, in_turn, main
+from mmenc.artifact import read_json
+from mmenc.data.masking import mask_tokens
+from mmenc.data.packing import Rows, materialise
+from mmenc.data.tokens import PAD, open_split
+from mmenc.errors import Refused
+from mmenc.model.attention import Packing
+from mmenc.recipe import load
+from mmenc.train.batches import Batches, Place, make_streams
+from mmenc.train.state import load_model, make_optimizer
+
+PHASE = "extend"
+ARTIFACTS = Path("artifacts")
+BATCHES = (2048, 4096, 8192)
+"""Tokens in a batch that each side tries; larger ones gain nothing on two cores."""
+PIECES = 6_000
+
+
+class Data:
+    """Pieces of the phase, packed as training packs them, and the same pieces one by one."""
+
+    def __init__(self) -> None:
+        if not (ARTIFACTS / "train" / PHASE / "manifest.json").is_file():
+            raise Refused(f"{ARTIFACTS / 'train' / PHASE}: not there; run `make run` first")
+        self.recipe = load(Path("params.yaml"))
+        self.phase = self.recipe.phases[PHASE]
+        self.split = open_split(ARTIFACTS / "tokenize", "train")
+        mixture = read_json(ARTIFACTS / "mixture" / PHASE / "mixture.json")
+        read = read_json(ARTIFACTS / "train" / self.phase.init / "state.json")["streams"]
+        streams = make_streams(self.split, mixture, read, self.recipe.seed, PHASE, self.phase)
+        self.batches = Batches(streams, self.split, self.phase, PHASE, self.recipe.seed)
+        self.vocab = self.recipe.tokenizer.vocab_size
+
+    def packed(self, tokens: int) -> Iterator[Rows]:
+        """Batches of rows, round and round."""
+        place = Place()
+        while True:
+            taken = self.batches.take(place, tokens // self.phase.context)
+            if taken is None:
+                place = Place()
+                continue
+            rows, place = taken
+            yield rows
+
+    def masked(self, rows: Rows, number: int) -> tuple[Any, Any, Any, list[int]]:
+        """Input, masked positions and their targets of a batch, packed; the length of each piece."""
+        ids_T, lengths = materialise(rows, self.split)
+        return *mask_tokens(ids_T, self.phase.mask, self.vocab, self.recipe.seed, "mask", PHASE, number), lengths
+
+    def sequences(self) -> list[dict[str, np.ndarray]]:
+        """The pieces as transformers wants them: input_ids and labels, masked."""
+        found: list[dict[str, np.ndarray]] = []
+        for number, rows in enumerate(self.packed(BATCHES[-1])):
+            input_T, index_M, target_M, lengths = self.masked(rows, number)
+            labels_T = np.full(len(input_T), -100, dtype=np.int64)
+            labels_T[index_M] = target_M
+            at = np.cumsum([0, *lengths])
+            found += [{"input_ids": input_T[a:b], "labels": labels_T[a:b]} for a, b in itertools.pairwise(at)]
+            if len(found) >= PIECES:
+                return found
+        return found
+
+
+def pad(pieces: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    """A padded batch, as DataCollatorWithPadding makes it."""
+    width = max(len(p["input_ids"]) for p in pieces)
+    ids, labels = np.full((len(pieces), width), PAD), np.full((len(pieces), width), -100)
+    for i, p in enumerate(pieces):
+        ids[i, : len(p["input_ids"])], labels[i, : len(p["labels"])] = p["input_ids"], p["labels"]
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "labels": torch.from_numpy(labels),
+        "attention_mask": torch.from_numpy((ids != PAD).astype(np.int64)),
+    }
+
+
+def ours(data: Data, tokens: int) -> Iterator[int]:
+    """Steps of our engine: packing, masking, forward, backward, optimizer."""
+    model = load_model(ARTIFACTS / "train" / PHASE, data.recipe.model, data.phase)
+    model.train()
+    optimizer = make_optimizer(model, data.phase.optimizer, data.phase.lr.peak)
+    for number, rows in enumerate(data.packed(tokens)):
+        input_T, index_M, target_M, lengths = data.masked(rows, number)
+        packing = Packing.of(lengths, torch.device("cpu"))
+        loss_sum, _ = model(
+            *map(torch.from_numpy, (input_T,)), packing, torch.from_numpy(index_M), torch.from_numpy(target_M), number
+        )
+        (loss_sum / len(index_M)).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield len(input_T)
+
+
+def theirs() -> Any:
+    """ModernBertForMaskedLM with our weights, trained as we do: no dropout beside the recipe's."""
+    model = ModernBertForMaskedLM.from_pretrained(ARTIFACTS / "train" / PHASE, attn_implementation="sdpa")
+    model.train()
+    return model
+
+
+def best_path(data: Data, pieces: list[dict[str, np.ndarray]], tokens: int) -> Iterator[int]:
+    """Steps of transformers' model by its best means on a CPU: batches of like lengths, the head on masked tokens only."""
+    model = theirs()
+    model.sparse_prediction = model.config.sparse_prediction = True
+    optimizer = torch.optim.AdamW(model.parameters(), lr=data.phase.lr.peak, fused=True)
+    order = sorted(range(len(pieces)), key=lambda i: len(pieces[i]["input_ids"]))
+    batches, batch, width = [], [], 0
+    for i in order:
+        width = max(width, len(pieces[i]["input_ids"]))
+        if batch and width * (len(batch) + 1) > tokens:
+            batches.append(batch)
+            batch, width = [], len(pieces[i]["input_ids"])
+        batch.append(pieces[i])
+    batches.append(batch)
+    random = np.random.default_rng(0)
+    while True:
+        for at in random.permutation(len(batches)):
+            loss = model(**pad(batches[at])).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield sum(len(p["input_ids"]) for p in batches[at])
+
+
+class _Stream(IterableDataset):
+    def __init__(self, pieces: list[dict[str, np.ndarray]]) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return itertools.cycle(self.pieces)
+
+
+def trainer(data: Data, pieces: list[dict[str, np.ndarray]], tokens: int) -> Iterator[int]:
+    """Steps of transformers' own Trainer, in a thread of its own that waits for its turn at every step."""
+    import threading
+
+    turn, done = threading.Semaphore(0), threading.Semaphore(0)
+    mean = sum(len(p["input_ids"]) for p in pieces) / len(pieces)
+    size = max(1, round(tokens / mean / 2))  # padding doubles a batch
+    counted: list[int] = []
+
+    def collate(batch: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+        counted.append(sum(len(p["input_ids"]) for p in batch))
+        return pad(batch)
+
+    class Turn(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            turn.acquire()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            done.release()
+
+    quiet = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    settings = TrainingArguments(
+        output_dir=str(ARTIFACTS / ".bench"),
+        per_device_train_batch_size=size,
+        max_steps=1_000_000,
+        use_cpu=True,
+        remove_unused_columns=False,
+        optim="adamw_torch_fused",
+        learning_rate=data.phase.lr.peak,
+        max_grad_norm=0.0,
+        **quiet,
+    )
+    loop = Trainer(theirs(), settings, data_collator=collate, train_dataset=_Stream(pieces), callbacks=[Turn()])
+    threading.Thread(target=loop.train, daemon=True).start()
+    step = 0
+    while True:
+        turn.release()
+        done.acquire()
+        yield counted[step]
+        step += 1
+
+
+def first_losses(data: Data, pieces: list[dict[str, np.ndarray]]) -> tuple[float, float]:
+    """Mean loss per masked token of the first batch, ours packed and theirs padded; no dropout."""
+    rows = next(data.packed(BATCHES[-1]))
+    input_T, index_M, target_M, lengths = data.masked(rows, 0)
+    model = load_model(ARTIFACTS / "train" / PHASE, data.recipe.model, data.phase).eval()
+    with torch.no_grad():
+        packing = Packing.of(lengths, torch.device("cpu"))
+        ours_sum, _ = model(torch.from_numpy(input_T), packing, torch.from_numpy(index_M), torch.from_numpy(target_M), 0)
+        peer = theirs().eval()(**pad(pieces[: len(lengths)])).loss
+    return float(ours_sum) / len(index_M), float(peer)
+
+
+def run(options: Namespace) -> list[Row]:
+    """Try batch sizes, then measure in turn."""
+    data = Data()
+    torch.set_num_threads(data.recipe.compute.threads)
+    transformers.logging.set_verbosity_error()
+    pieces = data.sequences()
+    mine, peer = first_losses(data, pieces)
+    print(f"loss of the first batch: ours {mine:.6f}, transformers {peer:.6f}")
+    if abs(mine - peer) > 1e-4 * peer:
+        raise Refused(f"the losses of the first batch differ: ours {mine:.6f}, transformers {peer:.6f}; nothing to compare")
+    random = np.random.default_rng(0)
+    shuffled = [pieces[i] for i in random.permutation(len(pieces))]
+    sides: dict[str, tuple[int, Iterator[int]]] = {}
+    for name, make in (
+        ("ours", lambda n: ours(data, n)),
+        ("trainer", lambda n: trainer(data, shuffled, n)),
+        ("best", lambda n: best_path(data, pieces, n)),
+    ):
+        speeds = {n: in_turn({name: make(n)}, options.seconds / 2, 1)[name] for n in BATCHES}
+        best = max(speeds, key=speeds.__getitem__)
+        print(f"{name}: " + ", ".join(f"{n} tokens a batch {v:,.0f} tokens/s" for n, v in speeds.items()))
+        sides[name] = best, make(best)
+    found = in_turn({name: steps for name, (_, steps) in sides.items()}, options.seconds, options.rounds)
+    threads = data.recipe.compute.threads
+    setting = f"1.6 M parameters, float32, {threads} cores, pieces up to {data.phase.context}, mask {data.phase.mask:g}"
+    names = {"trainer": "transformers' Trainer, padded", "best": "transformers' best path (like lengths, masked-only head)"}
+    return [
+        Row(
+            "training step",
+            f"{setting}; batch {sides['ours'][0]} / {sides[k][0]}",
+            "tokens/s",
+            found["ours"],
+            found[k],
+            names[k],
+            transformers.__version__,
+        )
+        for k in ("trainer", "best")
+    ]
+
+
+if __name__ == "__main__":
+    main(__doc__, run)

@@ -1,0 +1,138 @@
+"""Files of an artifact that the store owns: given away when the artifact is sealed, fetched when a step opens them.
+
+Decision: the manifest lists such a file under `external` with its URI and sha256, so `content` is the same as if it lay in
+the directory. A step gets a directory of links: small files from the artifact, large ones from a cache beside `.runs`, each
+compared with its hash before it is linked. Only what a step asks for is fetched; the cache may be deleted at any time.
+Finished artifacts are remembered in the store by digest, so that a retried pod, another machine or another run takes the
+result instead of computing it again; like resume state they count only when the parents' content is equal.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from mmenc.errors import Refused
+from mmenc.store import PATIENCE, Store, Unreachable, object_key, open_store
+
+if TYPE_CHECKING:
+    from mmenc.artifact import Json, Manifest, Request
+
+
+class Cache:
+    """Objects of the store on this machine, under `folder/objects`, and this process's directories of links."""
+
+    def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
+        self.folder, self.patience = folder.absolute(), patience
+        self.views: Path | None = None
+
+    def close(self) -> None:
+        """Drop the directories of links; the objects stay."""
+        if self.views:
+            shutil.rmtree(self.views, ignore_errors=True)
+
+    def object(self, row: Json) -> Path:
+        """The file of an `external` row, fetched if it is missing or damaged; Refused when the store's copy is wrong."""
+        from mmenc.artifact import sha256_file
+
+        path = self.folder / object_key(row["sha256"])
+        if path.is_file() and sha256_file(path) == row["sha256"]:
+            return path
+        store, key = open_store(row["uri"], self.patience)
+        try:
+            store.fetch(key, path)
+        except FileNotFoundError:
+            raise Refused(f"{row['uri']}: {row['path']} is not in the store any more; run the step that made it again") from None
+        if (found := sha256_file(path)) != row["sha256"]:
+            path.unlink()
+            raise Refused(f"{row['uri']}: sha256 is {found[:12]}…, the manifest says {row['sha256'][:12]}…: damaged")
+        return path
+
+    def view(self, directory: Path, manifest: Manifest, patterns: Sequence[str]) -> Path:
+        """A directory of links to all files, in which those that match (without patterns: all) can be opened."""
+        if self.views is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.views = Path(tempfile.mkdtemp(prefix="view.", dir=self.folder))
+        view = self.views / manifest.content
+        for name in ("manifest.json", "lineage.json", *manifest.files):
+            _link(view / name, directory.absolute() / name)
+        for row in manifest.external:
+            wanted = not patterns or any(fnmatchcase(row["path"], p) for p in patterns)
+            # What was not asked for is listed all the same, and opening it fails: a file never seems to be absent.
+            _link(view / row["path"], self.object(row) if wanted else self.folder / "not-fetched" / row["path"])
+        return view
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+
+
+def give(work: Path, patterns: Sequence[str], store: Store, cache: Cache) -> list[Json]:
+    """Move the large files of a finished directory to the store; return their rows `{path, uri, bytes, sha256}`."""
+    from mmenc.artifact import sha256_file
+
+    names = sorted(PurePosixPath(p.relative_to(work)).as_posix() for p in work.rglob("*") if p.is_file())
+    large = [n for n in names if any(fnmatchcase(n, p) for p in patterns)]
+
+    def row(name: str) -> Json:
+        path = work / name
+        sha256 = sha256_file(path)
+        uri = store.put_object(path, sha256)
+        size = path.stat().st_size
+        kept = cache.folder / object_key(sha256)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(kept)
+        return {"path": name, "uri": uri, "bytes": size, "sha256": sha256}
+
+    return store.each(row, large)
+
+
+def remember(store: Store, directory: Path, manifest: Manifest) -> None:
+    """Put a finished artifact's small files and its manifest into the store, the manifest last."""
+    store.each(lambda item: store.put_object(directory / item[0], item[1]), manifest.files.items())
+    for name in ("lineage.json", "manifest.json"):
+        store.put(directory / name, f"finished/{manifest.digest}/{name}")
+
+
+def recall(store: Store, request: Request, work: Path) -> bool:
+    """Fill `work` with the finished artifact of this request; False if the store has none of the same parents."""
+    key = f"finished/{request.digest}"
+    found, _ = store.read_json(f"{key}/manifest.json")
+    parents = {p.role: (p.digest, p.content) for p in request.parents}
+    if found is None or {p["role"]: (p["digest"], p["content"]) for p in found["parents"]} != parents:
+        return False
+    try:
+        store.each(lambda item: _bring(store, work / item[0], item[1]), found["files"].items())
+        if not all(store.each(lambda row: store.size(object_key(row["sha256"])) == row["bytes"], found["external"])):
+            raise FileNotFoundError
+        for name in ("lineage.json", "manifest.json"):
+            store.fetch(f"{key}/{name}", work / name)
+    except FileNotFoundError:
+        for left in work.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return False
+    return True
+
+
+def _bring(store: Store, path: Path, sha256: str) -> None:
+    from mmenc.artifact import sha256_file
+
+    store.fetch(object_key(sha256), path)
+    if sha256_file(path) != sha256:
+        raise FileNotFoundError(path)
+
+
+def keep_record(store: Store, digest: str, record: Path) -> None:
+    """Put a run's record beside the results; a store that is out of reach now does not undo a finished step."""
+    try:
+        store.put_json(f"runs/{digest}/run.json", json.loads(record.read_text(encoding="utf-8")), patience=10)
+    except Unreachable as error:
+        print(f"  the run's record stays on this machine: {error}", flush=True)
