@@ -21,6 +21,7 @@ from mmenc.errors import Refused
 from mmenc.kubeflow import surroundings
 from mmenc.recipe import Recipe
 from mmenc.steps import TABLE
+from mmenc.store import is_remote
 
 FACES = {name: getattr(module, name) for module in (data, training, results) for name in TABLE if hasattr(module, name)}
 FACES |= {"end": end.end, "compare": results.compare}
@@ -150,6 +151,8 @@ def build(
     kind: str, title: str, site: Site, recipe: Recipe, defaults: Values, body: Callable[[Graph], None], **texts: str
 ) -> Any:
     """Make a pipeline of a graph's body: its parameters with their descriptions, and the handler that says how it ended."""
+    if (store := recipe.compute.store) and not is_remote(store) and not Path(store).is_absolute():
+        raise Refused(f"compute.store: {store!r} would lie in each pod and end with it; expected s3://bucket/prefix or /a/volume")
 
     def graph(*values: Any) -> None:
         made = Graph(recipe, site, dict(zip(defaults, values, strict=True)))
@@ -172,7 +175,10 @@ def save(pipeline: Any, out: Path, name: str) -> None:
     """Write a pipeline; equal bytes each time, so without KFP's header, whose dicts change order from process to process."""
     if out.suffix != ".yaml":
         raise Refused(f"{out}: expected a name that ends in .yaml")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(pipeline, str(out))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        compiler.Compiler().compile(pipeline, str(out))
+    except OSError as error:
+        raise Refused(f"{out}: cannot be written ({error.strerror}); name another place with --out") from None
     body = itertools.dropwhile(lambda line: line.startswith("#"), out.read_text(encoding="utf-8").splitlines(keepends=True))
     out.write_text(f"# Compiled by `mmenc compile` from the recipe of {name}.\n" + "".join(body), encoding="utf-8")

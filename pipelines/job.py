@@ -66,6 +66,8 @@ class Job:
     version: str
     text: str
     tasks: list[Task]
+    addresses: dict[str, str]
+    """What the graph's importers get, by parameter."""
     arguments: dict[str, Any]
     experiment: str
     name: str
@@ -90,6 +92,7 @@ def prepare(options: Options, write: Write, root: Path) -> Job:
         version=version,
         text=text,
         tasks=tasks(spec),
+        addresses=_addresses(spec),
         arguments=arguments,
         experiment=options.experiment or recipe.release.name,
         name=options.run_name or f"{plain} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
@@ -111,6 +114,21 @@ def _compiled(write: Write, recipe: Recipe, caching: bool | None) -> str:
     for task in (t for c in components for t in c.get("dag", {}).get("tasks", {}).values()):
         task["cachingOptions"] = {"enableCache": caching}
     return yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=10_000)
+
+
+def _addresses(spec: Any) -> dict[str, str]:
+    parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    return {n: str(p.get("defaultValue", "")) for n, p in parameters.items() if n.endswith("_uri") or n.startswith("uri_")}
+
+
+def beyond_reach(job: Job) -> dict[str, str]:
+    """By parameter, why Kubeflow's importer will refuse it: it takes addresses only, and a plain path is none."""
+    remedy = {"data_uri": "--data s3://BUCKET/…/POINTER.json", "source_uri": "s3://… in model.source and tokenizer.source"}
+    return {
+        name: f"{uri!r} is a path, which no importer on a cluster takes; give {remedy.get(name, '--model NAME=s3://…')}"
+        for name, uri in job.addresses.items()
+        if "://" not in uri
+    }
 
 
 def _documents(text: str) -> list[Any]:
@@ -196,7 +214,12 @@ def show(job: Job, options: Options) -> None:
     lines = [("pipeline", job.pipeline), ("version", job.version), ("experiment", job.experiment)]
     lines += [("recurring", f"{s.name}: {s}") for s in job.schedules] or [("run", job.name)]
     lines += [("override", f"{name}, changed by {' '.join(options.overrides)}") for name in sorted(job.arguments)]
-    lines += [("image", image) for image in sorted({c["image"] for c in containers})]
+    bad = beyond_reach(job)
+    lines += [(name, bad.get(name, uri)) for name, uri in job.addresses.items()]
+    lines += [
+        ("image", image + (" (a placeholder: submit refuses it)" if image.endswith(":REVISION") else ""))
+        for image in sorted({c["image"] for c in containers})
+    ]
     lines += [("tasks", f"{len(job.tasks)}")]
     limits = f"cpu {most('resourceCpuLimit', 'cpuLimit')}, memory {most('resourceMemoryLimit', 'memoryLimit')}"
     gpus = [r["accelerator"] for r in resources if "accelerator" in r]

@@ -16,7 +16,7 @@ import kfp_server_api as models
 from mmenc.access import ENDPOINT, own_namespace, resolve
 from mmenc.errors import Refused
 from pipelines.api import Api
-from pipelines.job import Job, Options, Write, prepare, show
+from pipelines.job import Job, Options, Write, beyond_reach, prepare, show
 from pipelines.schedule import Schedule
 from pipelines.watch import wait
 
@@ -32,7 +32,8 @@ def submit(options: Options, write: Write, root: Path) -> None:
         return
     for image in sorted({t.container["image"] for t in job.tasks if t.container}):
         if image.endswith(":REVISION"):
-            raise Refused(f"image {image} is a placeholder; `make images`, push them and say --image REGISTRY/{image}")
+            option, make = ("--gpu-image", "make images GPU=1") if "gpu" in image else ("--image", "make images")
+            raise Refused(f"image {image} is a placeholder; `{make}`, push it and say {option} REGISTRY/{image}")
     access = resolve(options.host, options.token_file, options.cookies_file)
     if access is None:
         raise Refused(f"no cluster is named; --host http://localhost:8080, or export {ENDPOINT}")
@@ -42,6 +43,8 @@ def submit(options: Options, write: Write, root: Path) -> None:
         if not api.namespace:
             raise Refused(f"{access.host} has several users; say whose it is with --namespace, such as your profile's name")
     ui = os.environ.get(UI, access.host).rstrip("/")
+    for name, why in beyond_reach(job).items():
+        print(f"warning     {name}: {why}", flush=True)
     source = _upload(api, job)
     experiment = _experiment(api, job)
     if job.schedules:

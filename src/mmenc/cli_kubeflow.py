@@ -66,7 +66,7 @@ def _data_hash(root: str) -> str:
         # A remote that keeps versions has them per file, and no hash of the whole.
         listed = hashlib.md5(json.dumps(out, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
         return f"{out.get('hash', 'md5')}:{out.get('md5', listed)}"
-    if re.fullmatch(r"s3://.*/[0-9a-f]{16}\.json", root):  # `mmenc point` names a pointer by its hash
+    if re.fullmatch(r"[a-z0-9]+://.*/[0-9a-f]{16}\.json", root):  # `mmenc point` names a pointer by its hash
         return f"pointer:{place.stem}"
     return f"sha256:{hashlib.sha256(place.read_bytes()).hexdigest()}" if place.is_file() else ""
 
@@ -90,9 +90,15 @@ def _compile(args: argparse.Namespace) -> None:
 
     _writer(args)(load(args.params), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB", flush=True)
+    text = args.out.read_text(encoding="utf-8")
+    for option, image in (("--image", "mmenc-cpu:REVISION"), ("--gpu-image", "mmenc-gpu:REVISION")):
+        if f"image: {image}\n" in text:
+            print(f"image {image} is a placeholder that no cluster can pull; {option} puts in yours", flush=True)
 
 
 def _submit(args: argparse.Namespace) -> None:
+    if not args.poll >= 0:
+        raise Refused(f"--poll {args.poll:g}: expected seconds, such as 5")
     write = _writer(args)
     options = _module("job").Options
     schedule = _module("schedule")
@@ -104,7 +110,7 @@ def _submit(args: argparse.Namespace) -> None:
 def _graph(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--pipeline", choices=PIPELINES, default="pretrain", help="the graph (default: pretrain)")
     sub.add_argument("--model", action="append", default=[], metavar="NAME=URI", help="a model to evaluate; several allowed")
-    sub.add_argument("--data", default="", metavar="URI", help="raw data or its pointer, as pods reach it (default: ingest.root)")
+    sub.add_argument("--data", default="", metavar="URI", help="s3:// address of the raw data's pointer (default: ingest.root)")
     sub.add_argument("--image", default="", help="image of the steps, tagged by git revision")
     sub.add_argument("--gpu-image", default="", help="image of training where compute.device is cuda")
 

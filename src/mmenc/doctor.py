@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mmenc import access
 from mmenc.errors import Refused
+from mmenc.progress import console
 from mmenc.recipe import Recipe, load
 from mmenc.store import Changed, Store, is_remote
 
@@ -63,8 +64,8 @@ def _device(recipe: Recipe) -> Check:
 
     compute = recipe.compute
     if compute.device == "cuda" and not torch.cuda.is_available():
-        found = f"no CUDA device; training uses the CPU with {compute.threads} of {os.cpu_count()} threads"
-        return Check("device", False, found, "set compute.device to cpu, or install a CUDA build of torch")
+        remedy = "set compute.device to cpu, install a CUDA build of torch, or train on a cluster (docs/kubeflow.md)"
+        return Check("device", False, "no CUDA device here, and compute.device is cuda", remedy)
     there = "no CUDA device"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -76,7 +77,8 @@ def _device(recipe: Recipe) -> Check:
     if torch.cuda.is_available():
         return Check("device", True, f"{there}; compute.device {compute.device!r}, processes: {count}")
     several = f" in {count} processes" if count > 1 else ""
-    return Check("device", True, f"{there}; training uses the CPU with {compute.threads} of {os.cpu_count()} threads{several}")
+    found = f"{there}; training uses the CPU with compute.threads {compute.threads}{several}, of {os.cpu_count()} here"
+    return Check("device", True, found)
 
 
 def _attention(recipe: Recipe) -> Check:
@@ -221,12 +223,11 @@ def show(params: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"ok": not bad, "checks": [asdict(c) for c in checks]}, ensure_ascii=False, indent=1))
     else:
-        from rich.console import Console
         from rich.table import Table
 
         table = Table("", "check", "found", "remedy", box=None)
         for c in checks:
             table.add_row("✓" if c.ok else "✕", c.name, c.found, c.remedy if not c.ok else "")
-        Console().print(table)
+        console().print(table)
     if bad:
         raise Refused(f"{bad[0].name}: {bad[0].found}; {bad[0].remedy}")

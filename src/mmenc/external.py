@@ -9,9 +9,11 @@ result instead of computing it again; like resume state they count only when the
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
+import uuid
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -23,6 +25,9 @@ from mmenc.store import PATIENCE, Store, Unreachable, object_key, open_store
 if TYPE_CHECKING:
     from mmenc.artifact import Json, Manifest, Request
 
+AGAIN = "delete the artifact that lists it, and run its step again"
+"""Both: a step whose artifact is there is up to date, and an object that is there (of equal size) is not given again."""
+
 
 class Cache:
     """Objects of the store on this machine, under `folder/objects`, and this process's directories of links."""
@@ -30,6 +35,7 @@ class Cache:
     def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
         self.folder, self.patience = folder.absolute(), patience
         self.views: Path | None = None
+        self.stores: dict[str, Store] = {}
 
     def close(self) -> None:
         """Drop the directories of links; the objects stay."""
@@ -43,14 +49,17 @@ class Cache:
         path = self.folder / object_key(row["sha256"])
         if path.is_file() and sha256_file(path) == row["sha256"]:
             return path
-        store, key = open_store(row["uri"], self.patience)
+        root = row["uri"].rpartition("/objects/")[0]
+        if root not in self.stores:  # a client and its connections are made once, not per file
+            self.stores[root], _ = open_store(row["uri"], self.patience)
         try:
-            store.fetch(key, path)
+            self.stores[root].fetch(object_key(row["sha256"]), path)
         except FileNotFoundError:
-            raise Refused(f"{row['uri']}: {row['path']} is not in the store any more; run the step that made it again") from None
+            raise Refused(f"{row['uri']}: {row['path']} is not in the store any more; {AGAIN}") from None
         if (found := sha256_file(path)) != row["sha256"]:
-            path.unlink()
-            raise Refused(f"{row['uri']}: sha256 is {found[:12]}…, the manifest says {row['sha256'][:12]}…: damaged")
+            path.unlink(missing_ok=True)
+            reason = f"sha256 is {found[:12]}…, the manifest says {row['sha256'][:12]}…: damaged"
+            raise Refused(f"{row['uri']}: {reason}; delete this object and {AGAIN}")
         return path
 
     def view(self, directory: Path, manifest: Manifest, patterns: Sequence[str]) -> Path:
@@ -59,12 +68,16 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.views = Path(tempfile.mkdtemp(prefix="view.", dir=self.folder))
         view = self.views / manifest.content
-        for name in ("manifest.json", "lineage.json", *manifest.files):
-            _link(view / name, directory.absolute() / name)
+        if not (view / "manifest.json").is_symlink():
+            # What was not asked for is listed all the same, and opening it fails: a file never seems to be absent.
+            for row in manifest.external:
+                _link(view / row["path"], self.folder / "not-fetched" / row["path"])
+            for name in (*manifest.files, "lineage.json", "manifest.json"):
+                _link(view / name, directory.absolute() / name)
         for row in manifest.external:
             wanted = not patterns or any(fnmatchcase(row["path"], p) for p in patterns)
-            # What was not asked for is listed all the same, and opening it fails: a file never seems to be absent.
-            _link(view / row["path"], self.object(row) if wanted else self.folder / "not-fetched" / row["path"])
+            if wanted and not (view / row["path"]).exists():
+                _link(view / row["path"], self.object(row))
         return view
 
 
@@ -73,6 +86,23 @@ def _link(link: Path, target: Path) -> None:
     if not link.exists():
         link.unlink(missing_ok=True)
         link.symlink_to(target)
+
+
+def _move(path: Path, kept: Path) -> None:
+    """Rename, or copy where the cache lies on a file system of its own (a volume under MMENC_STATE)."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.replace(kept)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        partial = kept.with_name(f".tmp.{uuid.uuid4().hex[:8]}")
+        try:
+            shutil.copyfile(path, partial)
+            partial.replace(kept)
+        finally:
+            partial.unlink(missing_ok=True)
+        path.unlink()
 
 
 def give(work: Path, patterns: Sequence[str], store: Store, cache: Cache) -> list[Json]:
@@ -88,8 +118,7 @@ def give(work: Path, patterns: Sequence[str], store: Store, cache: Cache) -> lis
         uri = store.put_object(path, sha256)
         size = path.stat().st_size
         kept = cache.folder / object_key(sha256)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(kept)
+        _move(path, kept)
         return {"path": name, "uri": uri, "bytes": size, "sha256": sha256}
 
     return store.each(row, large)

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, seal, write_json
+from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, seal, temporary, write_json
 from mmenc.errors import Refused, Stopped
 from mmenc.external import Cache, give, keep_record, recall, remember
 from mmenc.raw import SOURCE, Places, Raw, raw_inputs
@@ -111,47 +111,50 @@ def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Places) -> M
     root = artifacts_root(step, out)
     cache = Cache(root / ".cache", recipe.compute.store_patience)
     try:
-        roles = {k: Path(v) for k, v in dirs.items()}
-        inputs = {role: Artifact.read(path, cache=cache) for role, path in _expand(step, recipe, roles).items()}
-        raw, raw_files = raw_inputs(step, recipe, dirs, cache.folder)
-        request = Request(
-            step=step.name,
-            name=name,
-            version=step.version,
-            config={path: recipe.value(path) for path in step.param_paths(name)},
-            parents=tuple(artifact.parent(role) for role, artifact in inputs.items()),
-            inputs=tuple(raw_files),
-        )
-        if (done := _already(out, request)) is not None:
-            print(f"{step.name} {name}".strip() + f": up to date ({request.digest[:12]})", flush=True)
-            return done
         with signals(), disk_errors(out):
+            roles = {k: Path(v) for k, v in dirs.items()}
+            inputs = {role: Artifact.read(path, cache=cache) for role, path in _expand(step, recipe, roles).items()}
+            raw, raw_files = raw_inputs(step, recipe, dirs, cache.folder)
+            request = Request(
+                step=step.name,
+                name=name,
+                version=step.version,
+                config={path: recipe.value(path) for path in step.param_paths(name)},
+                parents=tuple(artifact.parent(role) for role, artifact in inputs.items()),
+                inputs=tuple(raw_files),
+            )
+            if (done := _already(out, request)) is not None:
+                print(f"{step.name} {name}".strip() + f": up to date ({request.digest[:12]})", flush=True)
+                return done
             store = Store(recipe.compute.store, recipe.compute.store_patience) if recipe.compute.store else None
-            here = {k: v.fetch() if isinstance(v, Raw) else v for k, v in raw.items()}
             resume = root / ".resume" / request.digest
             declared = cast("Recipe", _Declared(recipe, step))
-            job = Job(step, name, declared, inputs, here, raw_files, out, resume, request)
-            return _make(job, recipe, out, root, store, cache)
+            job = Job(step, name, declared, inputs, {}, raw_files, out, resume, request)
+            return _make(job, raw, recipe, out, root, store, cache)
     finally:
         cache.close()
 
 
-def _make(job: Job, recipe: Recipe, out: Path, root: Path, store: Store | None, cache: Cache) -> Manifest:
+def _make(
+    job: Job, raw: Mapping[str, Path | Raw], recipe: Recipe, out: Path, root: Path, store: Store | None, cache: Cache
+) -> Manifest:
     """Take the finished artifact from the store, or run the step's function and seal what it wrote."""
     step, request, started = job.step, job.request, time.time()
     print(f"{step.name} {job.name}".strip() + f": {request.digest[:12]} -> {out}", flush=True)
     module, _, function = step.function.partition(":")
     with _lock(job.resume):
         record = None
+        # Also where the result is taken from the store: a lost pod may have left its state there.
+        job.mirror = Mirror(store, request, job.resume) if store else None
         with atomic_directory(out) as work:
             if store and recall(store, request, work):
                 manifest = Manifest.read(work)
                 job.say(f"taken from {store.url}, where it was finished before")
                 record, _ = store.read_json(f"runs/{request.digest}/run.json")
             else:
-                if store:
-                    job.mirror = Mirror(store, request, job.resume)
+                if job.mirror:
                     job.mirror.restore()
+                job.raw = {k: v.fetch() if isinstance(v, Raw) else v for k, v in raw.items()}
                 job.out = work
                 facts = getattr(importlib.import_module(module), function)(job)
                 external = give(work, step.large, store, cache) if store else []
@@ -192,6 +195,9 @@ def _lock(resume: Path) -> Iterator[None]:
             raise Refused(
                 f"{resume}: process {handle.read().strip() or '?'} is already running this step; wait or stop it"
             ) from None
+        # Whoever held it may have removed the file meanwhile: a lock on that file would keep nobody out.
+        if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+            raise Refused(f"{resume}: another process has just ended this step; run the same command again")
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
@@ -280,6 +286,6 @@ def _run_record(job: Job, manifest: Manifest, started: float, recipe: Recipe) ->
 
 def _write_record(folder: Path, record: Json) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".tmp.run.{os.getpid()}"
+    partial = temporary(folder, "run")
     write_json(partial, record)
     partial.rename(folder / "run.json")

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmenc.artifact import Artifact, Manifest, read_json, write_json
+from mmenc.artifact import Artifact, Manifest, read_json, temporary, write_json
 from mmenc.cluster import COMPUTE, STATE
 from mmenc.compare import compare
 from mmenc.errors import Refused
@@ -79,7 +79,9 @@ def send(recipe: Recipe) -> dict[str, Any]:
 
 def surroundings(recipe: Recipe) -> str:
     """Of `compute`, what is compiled in: pods get it as MMENC_COMPUTE, beside their arguments, for the records of runs."""
-    return json.dumps(recipe.compute.model_dump(mode="json", include={*PLANNED, "threads", "device"}), sort_keys=True)
+    return json.dumps(
+        recipe.compute.model_dump(mode="json", include={*PLANNED, "threads", "device", "store_patience"}), sort_keys=True
+    )
 
 
 def _restore(value: Any) -> Any:
@@ -255,7 +257,11 @@ def _bring_records(runs: Path, inputs: Inputs) -> None:
     for digest, record in _records(inputs).items():
         path = runs / digest / "run.json"
         if record and not path.exists():
-            write_json(path, record)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Other pods read this folder, too, where it is kept between them.
+            partial = temporary(path.parent, "run")
+            write_json(partial, record)
+            partial.rename(path)
 
 
 def show_comparison(names: Sequence[str], scores: Sequence[Any], evaluate: Mapping[str, Any], metrics: Any, page: Any) -> None:

@@ -113,6 +113,8 @@ def tree_lines(data: Json) -> list[str]:
 
 def show(path: Path, *, verify: bool, as_json: bool) -> None:
     """Print the lineage of an artifact; Refused (exit 1) when something is broken."""
+    if path.is_file():
+        raise Refused(f"{path}: is a file; expected the directory of a finished artifact")
     artifact = Artifact.read(path, verify=False)
     data = describe(artifact)
     if verify:

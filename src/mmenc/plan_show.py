@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmenc.artifact import Json
 from mmenc.plan import MANY_EPOCHS, counts_for, make_plan
+from mmenc.progress import console
 from mmenc.recipe import Recipe, load
 
 if TYPE_CHECKING:
@@ -33,13 +34,11 @@ def show(
     if as_json:
         print(json.dumps(plan, indent=1, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    console = Console()
+    out = console()
     if against is not None:
-        show_differences(console, plan["against"], str(params), str(against))
+        show_differences(out, plan["against"], str(params), str(against))
     else:
-        show_plan(console, plan, str(params), every_language)
+        show_plan(out, plan, str(params), every_language)
 
 
 def big(number: float) -> str:

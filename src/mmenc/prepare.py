@@ -46,6 +46,8 @@ def closing_screen(params: Path) -> None:
 
     recipe = load(params)
     release = ARTIFACTS / "release"
+    if not (ARTIFACTS / "report").is_dir() or not (release / "manifest.json").is_file():
+        raise Refused(f"{release}: nothing is released here yet; `make run` goes there")
     manifest = read_json(release / "manifest.json")
     tiers = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["tiers"]
     chance = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["retrieval"]["chance"]

@@ -6,9 +6,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 130
+"""Columns of tables in a file, a pod's log or CI, where no terminal says how many there are."""
 LINE_EVERY = 20.0
 """Seconds between two plain lines."""
+
+
+def console() -> Console:
+    """Where tables are printed: as wide as the terminal, or wide enough to be read elsewhere."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 class Bar:

@@ -37,7 +37,10 @@ def read_pointer(place: str, patience: float = PATIENCE) -> Json:
     if place.endswith(".dvc"):
         return _from_dvc(Path(place))
     if not is_remote(place):
-        return _checked(Path(place).read_text(encoding="utf-8"), place)
+        try:
+            return _checked(Path(place).read_text(encoding="utf-8"), place)
+        except OSError as error:
+            raise Refused(f"{place}: cannot be read ({error.strerror}); expected a pointer, a .dvc file or s3://…") from None
     if place.endswith(".json"):
         folder, _, name = place.rpartition("/")
         found, _ = Store(folder, patience).read_json(name)
@@ -53,6 +56,8 @@ def _checked(text: str, place: str) -> Json:
         rows = [(o["path"], o["version"], o["bytes"]) for o in pointer["objects"]]
         if pointer["schema"] != 1 or not str(pointer["base"]) or not rows:
             raise ValueError("schema 1, a base and at least one object are expected")
+        if out := next((p for p, _, _ in rows if p.startswith("/") or ".." in p.split("/")), None):
+            raise ValueError(f"{out!r} leads out of the data")
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{place}: not a pointer to raw data ({error}); `mmenc point` writes one") from None
     return pointer
@@ -65,7 +70,9 @@ def _from_bucket(place: str, patience: float) -> Json:
         found = store.fs.find(store.root, detail=True)
         return [_row(path.removeprefix(f"{store.root}/"), info) for path, info in sorted(found.items())]
 
-    objects = [row for row in store.attempt(rows) if not any(part.startswith(".") for part in row["path"].split("/"))]
+    # A name that ends in a slash is a folder's marker, as the S3 console makes them.
+    found = [row for row in store.attempt(rows) if not row["path"].endswith("/")]
+    objects = [row for row in found if not any(part.startswith(".") for part in row["path"].split("/"))]
     if not objects:
         raise Refused(f"{place}: holds no objects; expected one folder per language, such as {place}/eng_Latn")
     return {"schema": 1, "base": store.url, "dvc": "", "objects": objects}
@@ -81,6 +88,8 @@ def _from_dvc(pointer: Path) -> Json:
     """Objects of a `data.dvc` after `dvc push` to a version-aware remote."""
     try:
         out = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]
+    except FileNotFoundError:
+        raise Refused(f"{pointer}: there is no such file; `dvc add` makes it") from None
     except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
         raise Refused(f"{pointer}: not a DVC file ({error})") from None
     remotes = _remotes(pointer.parent)
@@ -200,9 +209,10 @@ class Raw:
         with tempfile.TemporaryDirectory(prefix=".tmp.", dir=target.parent) as place:
             partial = Path(place) / "object"
             try:
+                self.store.fetch(key, partial)
+                # Asked afterwards: what is replaced while it is fetched must not pass for what the pointer names.
                 if not versioned and _row("", self._info(key))["version"] != item["version"]:
                     raise Refused(f"{uri}: was changed since the pointer was written; run `mmenc point` again")
-                self.store.fetch(key, partial)
             except FileNotFoundError:
                 raise Refused(f"{uri}: version {item['version']} is gone from the bucket; run `mmenc point` again") from None
             if (found := partial.stat().st_size) != item["bytes"]:

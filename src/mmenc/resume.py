@@ -8,14 +8,13 @@ training; the state stays on this machine and the next save tries again.
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from mmenc.artifact import Json, Parent, Request, sha256_file
+from mmenc.artifact import Json, Parent, Request, atomic_directory, sha256_file
 from mmenc.errors import Refused
 from mmenc.store import Changed, Store, Unreachable
 
@@ -37,6 +36,7 @@ class Mirror:
         self.there: dict[str, str] = {}
         self.patience = min(WHILE_TRAINING, store.patience)
         self.next_try = 0.0
+        self.hashes: dict[tuple[str, int, int], str] = {}
 
     def json(self) -> Json:
         """What another process needs to write in this one's place."""
@@ -60,17 +60,31 @@ class Mirror:
         self.there = found["files"]
         if _newest(self.there) <= _newest(_files(self.folder)):
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
         try:
-            self.store.each(lambda item: self._fetch(*item), self.there.items())
+            # Whole or not at all: what an interrupted restore left would pass for state as new as the store's.
+            with atomic_directory(self.folder) as work:
+                self.store.each(lambda item: self._fetch(work / item[0], item[1]), self.there.items())
         except FileNotFoundError as error:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            print(f"  warning: the store's resume state is not whole ({error}); starting this step anew", flush=True)
+            print(f"  warning: the store's resume state is not whole ({error}); going on from what is here", flush=True)
             return
         print(f"  resume state taken from {self.store.uri(self.root)}", flush=True)
 
-    def _fetch(self, name: str, sha256: str) -> None:
-        self.store.fetch(f"{self.root}/objects/{sha256}", self.folder / name)
+    def _fetch(self, path: Path, sha256: str) -> None:
+        self.store.fetch(f"{self.root}/objects/{sha256}", path)
+
+    def _hash(self, name: str) -> str:
+        """The hash of a local file; what is written once is read once, not at every save."""
+        path = self.folder / name
+        key = (name, path.stat().st_size, path.stat().st_mtime_ns)
+        if key not in self.hashes:
+            self.hashes[key] = sha256_file(path)
+        return self.hashes[key]
+
+    def _find_lost(self) -> None:
+        """After an outage: our last write may have arrived and only its answer was lost."""
+        found, version = self.store.read_json(f"{self.root}/current.json", self.patience)
+        if found and found["writer"] == self.writer:
+            self.version, self.there = version, found["files"]
 
     def save(self, *, last: bool = False) -> None:
         """Make the store's copy equal to the local folder; Refused if another process has taken the step over.
@@ -79,9 +93,12 @@ class Mirror:
         """
         if time.monotonic() < self.next_try and not last:
             return
-        files = {name: sha256_file(self.folder / name) for name in _files(self.folder)}
-        new = {sha: name for name, sha in files.items() if sha not in self.there.values()}
+        files = {name: self._hash(name) for name in _files(self.folder)}
         try:
+            if self.next_try:
+                self._find_lost()
+                self.next_try = 0.0
+            new = {sha: name for name, sha in files.items() if sha not in self.there.values()}
             self.store.each(
                 lambda item: self.store.put(self.folder / item[1], f"{self.root}/objects/{item[0]}", self.patience), new.items()
             )
@@ -101,7 +118,10 @@ class Mirror:
 
     def remove(self) -> None:
         """Drop the store's copy; the step is finished."""
-        self.store.remove(self.root)
+        try:
+            self.store.remove(self.root, min(10.0, self.store.patience))
+        except Unreachable as error:
+            print(f"  warning: the resume state stays in the store ({error}); delete {self.store.uri(self.root)}", flush=True)
 
 
 def _files(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -30,6 +31,9 @@ AT_ONCE = 8
 """Objects moved at a time; s3fs itself moves the parts of a large one in parallel."""
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
 """Short and tried once: the waiting is ours, with a line that says so."""
+TRY_AGAIN = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
+"""Answers 400 to a transfer that broke on the way."""
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 Result = TypeVar("Result")
 
 
@@ -61,10 +65,13 @@ class Store:
             raise Refused(f"{url}: stores of kind {protocol}:// are not supported; expected a folder or s3://bucket/prefix")
         if mark and not rest:
             raise Refused(f"{url}: names no bucket; expected s3://bucket/prefix")
+        if mark and "@" in rest.partition("/")[0]:  # not echoed: what stands before it is a key
+            raise Refused("compute.store: keys do not belong into the address; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         self.url, self.patience = f"{protocol}{mark}{rest}", patience
         self.s3 = bool(protocol)
         self.root = rest if self.s3 else str(Path(rest).absolute())
         self.fs: Any = _s3(versions) if self.s3 else _local()
+        self.ending = threading.Event()
 
     def path(self, key: str) -> str:
         """The file system's own name of a key."""
@@ -81,7 +88,9 @@ class Store:
         while True:
             try:
                 return action()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if self.s3 and _answer(error)[0] == "NoSuchBucket":
+                    raise Refused(f"{self.url}: there is no such bucket; create it or mend the address") from None
                 raise
             except Exception as error:
                 if _answer(error)[0] == "PreconditionFailed":
@@ -90,12 +99,12 @@ class Store:
                     raise Refused(f"{self.url}: {reason}") from None
                 if not _transient(error):
                     raise
-                if time.monotonic() + pause > end:
+                if time.monotonic() + pause > end or self.ending.is_set():
                     raise Unreachable(f"{self.url}: not reachable ({_short(error)}); run the same command again") from None
                 if not told:
                     print(f"  {self.url}: not reachable ({_short(error)}); trying again", flush=True)
                     told = True
-                time.sleep(pause)
+                self.ending.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def size(self, key: str) -> int | None:
@@ -115,6 +124,9 @@ class Store:
                 missing = path if not path.exists() else self.url
                 raise Refused(f"{missing}: there is no such bucket or file; create the bucket or mend compute.store") from None
             return
+        self.attempt(lambda: self._copy(path, Path(target)), patience)
+
+    def _copy(self, path: Path, target: Path) -> None:
         partial = Path(f"{target}.tmp.{uuid.uuid4().hex[:8]}")
         partial.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -140,10 +152,10 @@ class Store:
         finally:
             partial.unlink(missing_ok=True)
 
-    def read_json(self, key: str) -> tuple[Any, str]:
+    def read_json(self, key: str, patience: float | None = None) -> tuple[Any, str]:
         """The JSON at a key and its version (for `put_json`); (None, "") if there is none."""
         try:
-            data, version = self.attempt(lambda: self._read(key))
+            data, version = self.attempt(lambda: self._read(key), patience)
         except FileNotFoundError:
             return None, ""
         try:
@@ -167,6 +179,9 @@ class Store:
         data = (json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
         if self.s3:
             return self._put_s3(key, data, version, patience)
+        return self.attempt(lambda: self._put_local(key, data, version), patience)
+
+    def _put_local(self, key: str, data: bytes, version: str | None) -> str:
         path = Path(self.path(key))
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / ".lock").open("a") as lock:
@@ -187,7 +202,7 @@ class Store:
                 lambda: self.fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, **condition), patience
             )
         except (Changed, FileNotFoundError):
-            now, found = self.read_json(key)
+            now, found = self.read_json(key, patience)
             # An answer that was lost on the way looks like somebody else's write; ours is known by its bytes.
             if found and now == json.loads(data):
                 return found
@@ -203,8 +218,16 @@ class Store:
 
     def each(self, action: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Do something for several objects side by side; the first error ends it."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(action, items))
+        try:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                try:
+                    return list(pool.map(action, items))
+                except BaseException:
+                    # The others must not go on waiting for the store: Kubernetes kills 30 s after a signal.
+                    self.ending.set()
+                    raise
+        finally:
+            self.ending.clear()
 
     def sha256(self, key: str) -> str:
         """Hash of an object, read through once; FileNotFoundError if there is none."""
@@ -238,7 +261,9 @@ def _s3(versions: bool) -> Any:
     except ModuleNotFoundError:
         raise Refused("s3:// needs s3fs; `pip install 'mmenc[data]'` brings it") from None
     options = {"skip_instance_cache": True, "use_listings_cache": False, "version_aware": versions}
-    return s3fs.S3FileSystem(config_kwargs=TIMEOUTS, **options)
+    fs = s3fs.S3FileSystem(config_kwargs=TIMEOUTS, **options)
+    fs.retries = 1  # its own five tries, each as long as the time-outs, would outlast any patience
+    return fs
 
 
 def _short(error: BaseException) -> str:
@@ -254,7 +279,8 @@ def _answer(error: BaseException) -> tuple[str, int]:
 def _hopeless(error: Exception, *, s3: bool) -> str:
     """What is wrong, where waiting does not help; "" otherwise."""
     if not s3:
-        return "may not be read or written here; check the folder's permissions" if isinstance(error, PermissionError) else ""
+        hopeless = isinstance(error, OSError) and error.errno in UNWRITABLE
+        return f"may not be read or written here ({_short(error)}); check the folder's permissions" if hopeless else ""
     from botocore import exceptions
 
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
@@ -262,6 +288,8 @@ def _hopeless(error: Exception, *, s3: bool) -> str:
     if isinstance(error, PermissionError):
         return f"the store refuses the key ({_short(error)}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and its policy"
     code, status = _answer(error)
+    if code in TRY_AGAIN:
+        return ""
     if isinstance(error, exceptions.ParamValidationError | ValueError) or (400 <= status < 500 and status not in (408, 409, 429)):
         return f"the store refuses the request ({code or _short(error)})"
     return ""

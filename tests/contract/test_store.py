@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from mmenc.artifact import Artifact, Parent, Request, read_json, sha256_file
+from mmenc.artifact import Artifact, Manifest, Parent, Request, read_json, sha256_file
 from mmenc.cli import main
 from mmenc.errors import Refused
+from mmenc.kubeflow import complete, surroundings
+from mmenc.recipe import parse
 from mmenc.resume import Mirror
 from mmenc.steps import TABLE
 from mmenc.store import Changed, Store, Unreachable, object_key
@@ -462,3 +465,194 @@ def test_doctor_asks_for_secrets_by_name_and_key_only(corpus, tmp_path, monkeypa
         assert found["ok"] is ok, found
         assert text in found["found"]
         assert ok or found["remedy"].startswith("kubectl create secret generic store-keys --from-literal=access=")
+
+
+REQUEST = Request("train", "extend", 1, {}, (Parent("init", "d" * 64, "c" * 64),))
+
+
+def saved_step(mirror: Mirror, step: int) -> None:
+    """One resume checkpoint of two files, given to the store."""
+    folder = mirror.folder / f"{step:09d}"
+    folder.mkdir(parents=True)
+    for name in ("model", "state.json"):
+        (folder / name).write_text(f"{name} of {step}")
+    mirror.save(last=True)
+
+
+def test_an_interrupted_restore_does_not_pass_for_the_state(store: Store, tmp_path: Path, monkeypatch):
+    first = Mirror(store, REQUEST, tmp_path / "one")
+    first.restore()
+    saved_step(first, 12)
+    with monkeypatch.context() as patch:
+        real = Store.fetch
+
+        def cut(self: Store, key: str, target: Path) -> None:
+            if target.name == "state.json":
+                raise Unreachable("out of reach")
+            real(self, key, target)
+
+        patch.setattr(Store, "fetch", cut)
+        with pytest.raises(Unreachable):
+            Mirror(store, REQUEST, tmp_path / "two").restore()
+    Mirror(store, REQUEST, tmp_path / "two").restore()
+    assert {p.name for p in (tmp_path / "two" / "000000012").iterdir()} == {"model", "state.json"}
+    assert not list(tmp_path.glob(".tmp.*"))
+
+
+def test_an_outage_that_swallows_an_answer_does_not_look_like_another_writer(store: Store, tmp_path: Path, monkeypatch):
+    mirror = Mirror(store, REQUEST, tmp_path / "one")
+    mirror.restore()
+    saved_step(mirror, 1)
+    with monkeypatch.context() as patch:
+        real = Store.put_json
+
+        def lost(self: Store, *args: object) -> str:
+            real(self, *args)
+            raise Unreachable("the answer did not come")
+
+        patch.setattr(Store, "put_json", lost)
+        saved_step(mirror, 2)
+    saved_step(mirror, 3)
+    found, _ = store.read_json(f"{mirror.root}/current.json")
+    assert "000000003/model" in found["files"]
+
+
+def test_what_was_saved_is_hashed_once_and_an_outage_at_the_end_undoes_nothing(tmp_path: Path, monkeypatch, capsys):
+    mirror = Mirror(Store(str(tmp_path / "store"), 1), REQUEST, tmp_path / "one")
+    hashed: list[str] = []
+    monkeypatch.setattr("mmenc.resume.sha256_file", lambda p: hashed.append(p.parent.name) or sha256_file(p))
+    mirror.restore()
+    saved_step(mirror, 1)
+    saved_step(mirror, 2)
+    assert hashed == ["000000001"] * 2 + ["000000002"] * 2
+
+    def out(*_: object) -> None:
+        raise Unreachable("out of reach")
+
+    monkeypatch.setattr(Store, "remove", out)
+    mirror.remove()
+    assert "the resume state stays in the store" in capsys.readouterr().out
+
+
+def test_the_first_error_ends_the_waiting_of_the_others(tmp_path: Path):
+    store = Store(str(tmp_path / "store"), 60)
+
+    def action(name: str) -> None:
+        def fail() -> None:
+            raise OSError(errno.EIO, "out of reach")
+
+        if name == "refused":
+            time.sleep(0.3)
+            raise Refused(name)
+        store.attempt(fail)
+
+    started = time.monotonic()
+    with pytest.raises(Refused, match="refused"):
+        store.each(action, ["refused", "waits", "waits too"])
+    assert time.monotonic() - started < 10
+    assert not store.ending.is_set()
+
+
+def test_a_wrong_bucket_or_folder_is_a_sentence_at_once(s3: S3, tmp_path: Path):
+    with pytest.raises(Refused, match="there is no such bucket"):
+        Store("s3://nosuchbucket/x", 60).read_json("a.json")
+    (tmp_path / "file").touch()
+    store = Store(str(tmp_path / "file" / "store"), 60)
+    for action in (lambda: store.put(tmp_path / "file", "a"), lambda: store.put_json("a", {}), lambda: store.read_json("a")):
+        with pytest.raises(Refused, match="check the folder's permissions"):
+            action()
+
+
+def test_the_cache_may_lie_on_another_file_system(store: Store, tmp_path: Path, monkeypatch):
+    from mmenc import external
+
+    (tmp_path / "work").mkdir()
+    path = tmp_path / "work" / "model.bin"
+    path.write_bytes(b"weights")
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if self == path:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    cache = external.Cache(tmp_path / "cache")
+    (row,) = external.give(tmp_path / "work", ["*.bin"], store, cache)
+    assert not path.exists()
+    assert cache.object(row).read_bytes() == b"weights"
+    assert not list((tmp_path / "cache").rglob(".tmp.*"))
+
+
+def test_a_finished_result_needs_no_raw_data_and_markers_of_folders_are_none(s3, corpus, tmp_path, monkeypatch, capsys):
+    base = f"s3://versioned/{tmp_path.name}-lazy"
+    bucket = Store(base, 10)
+    upload(corpus, bucket)
+    name, _, rest = bucket.path("fao_Latn/").partition("/")
+    bucket.fs.call_s3("put_object", Bucket=name, Key=rest, Body=b"")
+    for place in ("one", "two"):
+        folder = workplace(tmp_path / place, corpus, recipe_with(f"s3://shared/{tmp_path.name}"))
+        monkeypatch.chdir(folder)
+        assert main(["run", "ingest", "--out", "artifacts/ingest", f"data={base}"]) == 0
+    assert "where it was finished before" in capsys.readouterr().out
+    assert (tmp_path / "one" / "artifacts/.cache/raw").is_dir()
+    assert not (tmp_path / "two" / "artifacts/.cache/raw").exists()
+    assert main(["point", "nothing.json", "--to", "pointer.json"]) == 1
+    assert "nothing.json: cannot be read" in capsys.readouterr().err
+
+
+def test_a_view_is_built_once_and_reads_each_object_once(store: Store, tmp_path: Path, monkeypatch):
+    from mmenc import external
+
+    work = tmp_path / "work"
+    for name in ("a", "b"):
+        (work / name).mkdir(parents=True)
+        (work / name / "x.bin").write_text(name)
+    rows = external.give(work, ["*.bin"], store, external.Cache(tmp_path / "giver"))
+    manifest = Manifest("clean", "", 1, {}, [], [], {}, {}, rows, "d" * 64, "c" * 64)
+    cache = external.Cache(tmp_path / "cache")
+    opened: list[str] = []
+    real = external.open_store
+    monkeypatch.setattr(external, "open_store", lambda uri, patience: opened.append(uri) or real(uri, patience))
+    view = cache.view(work, manifest, ["a/*"])
+    assert (view / "a/x.bin").read_text() == "a"
+    assert (view / "b/x.bin").is_symlink()
+    assert not (view / "b/x.bin").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(external.Cache, "object", lambda _, row: pytest.fail(f"{row['path']} is read again"))
+        assert cache.view(work, manifest, ["a/*"]) == view
+    cache.view(work, manifest, [])
+    assert (view / "b/x.bin").read_text() == "b"
+    assert len(opened) == 1
+    # The cache may be deleted at any time; what is asked for again comes again.
+    shutil.rmtree(tmp_path / "cache" / "objects")
+    assert (cache.view(work, manifest, ["a/*"]) / "a/x.bin").read_text() == "a"
+    cache.close()
+
+
+def test_every_pod_waits_as_long_as_the_recipe_says(monkeypatch):
+    recipe = parse(recipe_with("s3://shared/x", store_patience=7), "recipe")
+    monkeypatch.setenv("MMENC_COMPUTE", surroundings(recipe))
+    assert complete({"store": "s3://shared/x"}).compute.store_patience == 7
+
+
+def test_keys_in_an_address_are_refused_and_not_repeated():
+    with pytest.raises(Refused) as refused:
+        Store("s3://KEY:SECRET@bucket/x")
+    assert "SECRET" not in str(refused.value)
+
+
+def test_a_pointer_that_leads_out_of_its_folder_is_refused(tmp_path: Path, capsys):
+    objects = [{"path": "../../etc/passwd", "version": "1", "bytes": 1}]
+    (tmp_path / "p.json").write_text(json.dumps({"schema": 1, "base": "s3://b/x", "dvc": "", "objects": objects}))
+    assert main(["point", str(tmp_path / "p.json"), "--to", str(tmp_path / "q.json")]) == 1
+    assert "leads out of the data" in capsys.readouterr().err
+    assert main(["point", str(tmp_path / "no.dvc"), "--to", str(tmp_path / "q.json")]) == 1
+    assert "there is no such file" in capsys.readouterr().err
+
+
+def test_a_store_that_would_end_with_its_pod_is_not_compiled(corpus, tmp_path, capsys):
+    pytest.importorskip("kfp")
+    folder = workplace(tmp_path / "w", corpus, recipe_with("store"))
+    assert main(["compile", "--params", str(folder / "params.yaml"), "--out", str(tmp_path / "p.yaml")]) == 1
+    assert "would lie in each pod and end with it" in capsys.readouterr().err
