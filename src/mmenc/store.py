@@ -28,7 +28,9 @@ PATIENCE = 300.0
 """Seconds that an outage is waited for: a store's node restarts in one to three minutes."""
 LONGEST_PAUSE = 15.0
 AT_ONCE = 8
-"""Objects moved at a time; s3fs itself moves the parts of a large one in parallel."""
+"""Objects moved at a time."""
+PARTS = 2
+"""Parts of 50 MB that s3fs holds of each of them: 0.8 GB at most; its own ten would be 4 GB of a pod's memory."""
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
 """Short and tried once: the waiting is ours, with a line that says so."""
 TRY_AGAIN = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
@@ -260,7 +262,7 @@ def _s3(versions: bool) -> Any:
         import s3fs
     except ModuleNotFoundError:
         raise Refused("s3:// needs s3fs; `pip install 'mmenc[data]'` brings it") from None
-    options = {"skip_instance_cache": True, "use_listings_cache": False, "version_aware": versions}
+    options = {"skip_instance_cache": True, "use_listings_cache": False, "version_aware": versions, "max_concurrency": PARTS}
     fs = s3fs.S3FileSystem(config_kwargs=TIMEOUTS, **options)
     fs.retries = 1  # its own five tries, each as long as the time-outs, would outlast any patience
     return fs
