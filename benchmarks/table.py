@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from mmenc.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -34,29 +37,39 @@ class Row:
         return {**asdict(self), "ratio": self.ours / self.peer if self.peer else None, "of_limit": of_limit}
 
 
-def in_turn(sides: dict[str, Iterator[int]], seconds: float, rounds: int) -> dict[str, float]:
+def in_turn(
+    sides: dict[str, Iterator[int]], seconds: float, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Units per second of each side, the median of `rounds` turns of `seconds` each: the machine's moods meet all alike."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for steps in sides.values():
         next(steps)  # warm-up: allocations, first use of kernels
     for _ in range(rounds):
         for name, steps in sides.items():
-            done, start = 0, time.perf_counter()
-            while (spent := time.perf_counter() - start) < seconds:
+            done, start = 0, clock()
+            while (spent := clock() - start) < seconds:
                 done += next(steps)
-            spent = time.perf_counter() - start
             found[name].append(done / spent)
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def main(doc: str | None, run: Callable[[argparse.Namespace], list[Row]]) -> None:
-    """Parse the options that all benchmarks share, run, print the table, write the JSON."""
+def main(
+    doc: str | None,
+    run: Callable[[argparse.Namespace], list[Row]],
+    choices: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    seconds: float = 6.0,
+) -> None:
+    """Parse the options that all benchmarks share and its own, run, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="F", help="write the rows there too")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each side in each round")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of each side in each round")
     parser.add_argument("--rounds", type=int, default=3)
+    choices(parser)
     options = parser.parse_args()
-    rows = run(options)
+    try:
+        rows = run(options)
+    except Refused as error:
+        sys.exit(str(error))
     table = Table(
         "what", "setting", "ours", "peer", "", "ratio", "of the limit", box=None, title=platform.processor() or platform.machine()
     )
@@ -74,6 +87,11 @@ def main(doc: str | None, run: Callable[[argparse.Namespace], list[Row]]) -> Non
             share,
         )
     Console(width=160).print(table)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps([row.json() for row in rows], indent=1) + "\n", encoding="utf-8")
+    write(options.json, rows)
+
+
+def write(path: Path | None, rows: list[Row]) -> None:
+    """Write the rows, if somebody wants them."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([row.json() for row in rows], indent=1) + "\n", encoding="utf-8")

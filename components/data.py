@@ -34,7 +34,7 @@ def ingest(
 
     sections = {"ingest": ingest_config, "store": store}
     inputs = {"data": data}
-    run_step("ingest", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    run_step("ingest", 2, "", sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -62,7 +62,7 @@ def clean(
 
     sections = {"clean": clean_config, "store": store}
     inputs = {"raw": raw}
-    run_step("clean", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    run_step("clean", 2, "", sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -90,7 +90,7 @@ def validate(
 
     sections = {"validate": validate_config, "store": store}
     inputs = {"clean": clean}
-    run_step("validate", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    run_step("validate", 2, "", sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -124,7 +124,7 @@ def tokenizer(
 
     sections = {"seed": seed, "tokenizer": tokenizer_config, "store": store}
     inputs = {"clean": clean, "validate": validate, "source": source}
-    run_step("tokenizer", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    run_step("tokenizer", 2, "", sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -156,4 +156,4 @@ def tokenize(
 
     sections = {"tokenize": tokenize_config, "store": store}
     inputs = {"clean": clean, "validate": validate, "tokenizer": tokenizer}
-    run_step("tokenize", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    run_step("tokenize", 2, "", sections, inputs, out, metrics=metrics, page=page)

@@ -56,7 +56,7 @@ def evaluate(
         "store": store,
     }
     inputs = {"model": model, "tokenizer": tokenizer, "tokens": tokens}
-    run_step("evaluate", 2, name, sections, inputs, out, metrics=metrics, page=page, scripts=scripts)
+    run_step("evaluate", 5, name, sections, inputs, out, metrics=metrics, page=page, scripts=scripts)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -75,6 +75,7 @@ def release(
     out: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     page: dsl.Output[dsl.Markdown],
+    source: dsl.Input[dsl.Model] | None = None,
 ) -> None:
     """Export as a Hugging Face model with its card; logits are compared with transformers.
 
@@ -90,6 +91,7 @@ def release(
         evaluate_config: Section `evaluate`.
         compute_config: What running reads of section `compute`: threads, device, micro-batch, store; never part of a result.
         store: Folder or s3:// prefix that owns large files and resume state (`compute.store`); empty: the artifacts do.
+        source: The last release, to be no worse than; stands for `release.previous`.
 
     Returns:
         out: The artifact: one directory with manifest.json and lineage.json.
@@ -106,8 +108,15 @@ def release(
         "compute": compute_config,
         "store": store,
     }
-    inputs = {"model": model, "tokenizer": tokenizer, "evaluate": evaluate, "validate": validate, "tokens": tokens}
-    run_step("release", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    inputs = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "evaluate": evaluate,
+        "validate": validate,
+        "tokens": tokens,
+        "source": source,
+    }
+    run_step("release", 2, "", sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -183,7 +192,7 @@ def report(
         "store": store,
     }
     inputs = {"release": release, "evaluate": [scores_1, scores_2, scores_3, scores_4, scores_5, scores_6, scores_7, scores_8]}
-    run_step("report", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    run_step("report", 3, "", sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)

@@ -122,7 +122,7 @@ def train(
         "store": store,
     }
     inputs = {"tokens": tokens, "mixture": mixture, "init": init}
-    run_step("train", 2, name, sections, inputs, out, metrics=metrics, page=page)
+    run_step("train", 3, name, sections, inputs, out, metrics=metrics, page=page)
 
 
 @dsl.component(base_image=CPU, install_kfp_package=False)
@@ -174,4 +174,4 @@ def merge(
 
     sections = {"seed": seed, "model": model_config, "merge": merge_config, "compute": compute_config, "store": store}
     inputs = {"train": [base, branch_1, branch_2, branch_3, branch_4, branch_5, branch_6, branch_7, branch_8], "tokens": tokens}
-    run_step("merge", 1, "", sections, inputs, out, metrics=metrics, page=page)
+    run_step("merge", 2, "", sections, inputs, out, metrics=metrics, page=page)

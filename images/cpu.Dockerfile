@@ -46,6 +46,7 @@ FROM run AS test
 COPY --from=test-tools /opt/test /opt/test
 COPY pyproject.toml params.yaml dvc.yaml ./
 COPY recipes recipes
+COPY expectations expectations
 COPY components components
 COPY pipelines pipelines
 COPY src src

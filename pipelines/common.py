@@ -14,22 +14,25 @@ from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
-from components import data, end, results, training
+from components import data, end, results, shares, training
 from mmenc import place
-from mmenc.cluster import COMPUTE, STATE
+from mmenc.cluster import ACCOUNT, COMPUTE, SHARE, STATE, TRAINJOB
 from mmenc.errors import Refused
 from mmenc.kubeflow import surroundings
 from mmenc.recipe import Recipe
+from mmenc.share import SPLIT
 from mmenc.steps import TABLE
 from mmenc.store import is_remote
+from mmenc.trainjob import template
 
 FACES = {name: getattr(module, name) for module in (data, training, results) for name in TABLE if hasattr(module, name)}
 FACES |= {"end": end.end, "compare": results.compare}
+HELPERS = {name: getattr(shares, f"{name}_share") for name in SPLIT}
 MOST = 8
 """Optional inputs that the faces of merge, report and compare have; more are refused when compiling."""
 SHARED_MEMORY, STATE_FOLDER = "/dev/shm", "/mnt/mmenc-state"  # noqa: S108 (a mount in a pod)
-NOTE = "mmenc/compute"
-"""Annotation of a pod that tells its step what running costs."""
+NOTE, JOB_NOTE, SHARE_NOTE = "mmenc/compute", "mmenc/trainjob", "mmenc/share"
+"""Annotations of a pod: they tell its step what running costs, a launcher what TrainJob to make, a step that others help."""
 TEXTS = {
     "data_uri": "Raw text: a folder with one sub-folder per language, as the pods see it, or a pointer file (`mmenc point`).",
     "source_uri": "The released model to start from: a folder or a prefix of an object store, with its config.json.",
@@ -85,7 +88,8 @@ class Graph:
 
     def place(self, task: dsl.PipelineTask, step: str, name: str = "", label: str = "") -> dsl.PipelineTask:
         """Give a task its name in the UI, its image and its share of the cluster."""
-        found = place.resources(self.recipe, step, name)
+        launches = step == "train" and self.recipe.compute.nodes > 1
+        found = place.resources(self.recipe, "launcher" if launches else step, name)
         task.set_display_name(label or f"{step} {name}".strip())
         task.set_container_image(self.site.gpu_image if found.accelerators else self.site.image)
         cpu, memory = f"{found.cpu:g}", place.quantity(found.memory_gb)
@@ -97,7 +101,9 @@ class Graph:
         if found.shared_memory_gb:
             size = place.quantity(found.shared_memory_gb)
             kubernetes.empty_dir_mount(task, "shm", SHARED_MEMORY, medium="Memory", size_limit=size)
-        if seconds := place.timeout_seconds(self.recipe, step, name, found):
+        if launches:  # its time-out is its job's, which may wait in a queue before it begins
+            self._launcher(task, name)
+        elif seconds := place.timeout_seconds(self.recipe, step, name, found):
             kubernetes.set_timeout(task, seconds)
         for key, value in found.node_selector.items():
             kubernetes.add_node_selector(task, key, value)
@@ -114,6 +120,13 @@ class Graph:
             kubernetes.use_field_path_as_env(task, COMPUTE, f"metadata.annotations['{NOTE}']")
         return task
 
+    def _launcher(self, task: dsl.PipelineTask, name: str) -> None:
+        """Tell a task what TrainJob to make: by an annotation, as what running costs, since other nodes make no other result."""
+        made = template(self.recipe, name, self.site.gpu_image if self.recipe.compute.device == "cuda" else self.site.image)
+        kubernetes.add_pod_annotation(task, JOB_NOTE, json.dumps(made, sort_keys=True))
+        kubernetes.use_field_path_as_env(task, TRAINJOB, f"metadata.annotations['{JOB_NOTE}']")
+        kubernetes.use_field_path_as_env(task, ACCOUNT, "spec.serviceAccountName")
+
     def run(self, step: str, name: str = "", label: str = "", config: Values | None = None, **more: Any) -> Any:
         """Add a step's task; its sections come from `config`, else from the parameters of the same name. Returns its artifact."""
         asked = FACES[step].component_spec.inputs
@@ -121,7 +134,19 @@ class Graph:
         more |= {key: own[key.removesuffix("_config")] for key in asked if key in ("seed", "store") or key.endswith("_config")}
         if TABLE[step].instances:
             more["name"] = name
-        return self.place(FACES[step](**more), step, name, label).outputs["out"]
+        task = self.place(FACES[step](**more), step, name, label)
+        if step in HELPERS and self.recipe.compute.cluster.split > 1:
+            self._split(task, step, more)
+        return task.outputs["out"]
+
+    def _split(self, task: dsl.PipelineTask, step: str, given: Values) -> None:
+        """Let others help a step: none waits for another, so they are siblings, with equal inputs."""
+        count = self.recipe.compute.cluster.split
+        # By an annotation, as what running costs: a step whose result is there must not run again because others would help.
+        kubernetes.add_pod_annotation(task, SHARE_NOTE, f"1/{count}")
+        kubernetes.use_field_path_as_env(task, SHARE, f"metadata.annotations['{SHARE_NOTE}']")
+        for number in range(2, count + 1):
+            self.place(HELPERS[step](**given, share=f"{number}/{count}"), step, label=f"{step} share {number}/{count}")
 
     def raw(self) -> Any:
         """The raw data, imported as a pointer; what KFP knows of its version is in the metadata."""

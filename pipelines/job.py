@@ -9,6 +9,7 @@ compiled in (a run of an uploaded version ignores the client's switch, and the c
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ from mmenc.access import ENDPOINT, resolve
 from mmenc.errors import Refused
 from mmenc.overrides import override
 from mmenc.recipe import Recipe, load
+from pipelines.common import JOB_NOTE
 from pipelines.schedule import Schedule, schedules
 from pipelines.watch import Task, tasks
 
@@ -66,6 +68,8 @@ class Job:
     version: str
     text: str
     tasks: list[Task]
+    trainjobs: list[dict[str, Any]]
+    """What tasks of several nodes create (`compute.nodes`)."""
     addresses: dict[str, str]
     """What the graph's importers get, by parameter."""
     arguments: dict[str, Any]
@@ -92,6 +96,7 @@ def prepare(options: Options, write: Write, root: Path) -> Job:
         version=version,
         text=text,
         tasks=tasks(spec),
+        trainjobs=_trainjobs(_documents(text)),
         addresses=_addresses(spec),
         arguments=arguments,
         experiment=options.experiment or recipe.release.name,
@@ -119,6 +124,19 @@ def _compiled(write: Write, recipe: Recipe, caching: bool | None) -> str:
 def _addresses(spec: Any) -> dict[str, str]:
     parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     return {n: str(p.get("defaultValue", "")) for n, p in parameters.items() if n.endswith("_uri") or n.startswith("uri_")}
+
+
+def _trainjobs(documents: list[Any]) -> list[dict[str, Any]]:
+    kubernetes = documents[1]["platforms"]["kubernetes"] if documents[1:] else {}
+    told = kubernetes.get("deploymentSpec", {}).get("executors", {}).values()
+    notes = [e.get("podMetadata", {}).get("annotations", {}) for e in told]
+    return [json.loads(n[JOB_NOTE]) for n in notes if JOB_NOTE in n]
+
+
+def images(job: Job) -> list[str]:
+    """Of all pods, those of TrainJobs included."""
+    found = {t.container["image"] for t in job.tasks if t.container} | {j["spec"]["trainer"]["image"] for j in job.trainjobs}
+    return sorted(found)
 
 
 def beyond_reach(job: Job) -> dict[str, str]:
@@ -217,10 +235,12 @@ def show(job: Job, options: Options) -> None:
     bad = beyond_reach(job)
     lines += [(name, bad.get(name, uri)) for name, uri in job.addresses.items()]
     lines += [
-        ("image", image + (" (a placeholder: submit refuses it)" if image.endswith(":REVISION") else ""))
-        for image in sorted({c["image"] for c in containers})
+        ("image", image + (" (a placeholder: submit refuses it)" if image.endswith(":REVISION") else "")) for image in images(job)
     ]
     lines += [("tasks", f"{len(job.tasks)}")]
+    nodes = sorted({(j["spec"]["trainer"]["numNodes"], j["spec"]["trainer"]["numProcPerNode"]) for j in job.trainjobs})
+    shape = ", ".join(f"{count} nodes with {each} processes" for count, each in nodes)
+    lines += [("trainjobs", f"{len(job.trainjobs)}: {shape}; `mmenc trainjob` shows them")] if nodes else []
     limits = f"cpu {most('resourceCpuLimit', 'cpuLimit')}, memory {most('resourceMemoryLimit', 'memoryLimit')}"
     gpus = [r["accelerator"] for r in resources if "accelerator" in r]
     kinds = sorted({f"{g.get('resourceCount', g.get('count'))} × {g.get('resourceType', g.get('type'))}" for g in gpus})

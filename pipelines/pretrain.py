@@ -12,6 +12,7 @@ from components import images
 from mmenc.errors import Refused
 from mmenc.kubeflow import identifiers, send
 from mmenc.recipe import Recipe
+from mmenc.store import is_remote
 from pipelines.common import MOST, Graph, Site, build, save, source_of
 
 
@@ -54,6 +55,10 @@ def pipeline(recipe: Recipe, site: Site, kind: str = "pretrain", verb: str = "Pr
     """Build the pipeline of a recipe."""
     if len(recipe.merge.branches) > MOST or len(recipe.phases) + 1 > MOST:
         raise Refused(f"phases: {len(recipe.phases)} phases; one pipeline reports at most {MOST - 1} and merges at most {MOST}")
+    if recipe.release.previous and not is_remote(recipe.release.previous):
+        raise Refused(
+            f"release.previous: is the folder {recipe.release.previous!r}, which no pod has; expected s3://bucket/prefix"
+        )
     defaults = {"data_uri": site.data_uri or recipe.ingest.root}
     if named := source_of(recipe):
         defaults["source_uri"] = named

@@ -16,7 +16,7 @@ import kfp_server_api as models
 from mmenc.access import ENDPOINT, own_namespace, resolve
 from mmenc.errors import Refused
 from pipelines.api import Api
-from pipelines.job import Job, Options, Write, beyond_reach, prepare, show
+from pipelines.job import Job, Options, Write, beyond_reach, images, prepare, show
 from pipelines.schedule import Schedule
 from pipelines.watch import wait
 
@@ -30,7 +30,7 @@ def submit(options: Options, write: Write, root: Path) -> None:
     if options.dry_run:
         show(job, options)
         return
-    for image in sorted({t.container["image"] for t in job.tasks if t.container}):
+    for image in images(job):
         if image.endswith(":REVISION"):
             option, make = ("--gpu-image", "make images GPU=1") if "gpu" in image else ("--image", "make images")
             raise Refused(f"image {image} is a placeholder; `{make}`, push it and say {option} REGISTRY/{image}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import mmenc  # noqa: F401  before torch: it sets how OpenMP's threads wait
 from tests.pipeline import REPO, run_all, slice_corpus, workplace
 
 settings.register_profile("mmenc", deadline=None)  # the first example may pay for an import on a busy machine

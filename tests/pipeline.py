@@ -44,8 +44,9 @@ def slice_corpus(source: Path, target: Path, documents: int = 120) -> None:
 
 
 def workplace(folder: Path, corpus: Path, recipe: dict[str, Any] | None = None) -> Path:
-    """A folder with data/, params.yaml and dvc.yaml."""
+    """A folder with data/, expectations/, params.yaml and dvc.yaml."""
     shutil.copytree(corpus, folder / "data")
+    shutil.copytree(REPO / "expectations", folder / "expectations")
     write_recipe(folder, recipe or tiny_recipe())
     shutil.copy(REPO / "dvc.yaml", folder / "dvc.yaml")
     return folder

@@ -58,6 +58,18 @@ class S3:
         return {**keys, "AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 
     def start(self) -> None:
+        """Start; on other ports where somebody else took one meanwhile."""
+        for last in (False, False, True):
+            try:
+                self._start()
+                return
+            except RuntimeError:
+                self.stop()
+                if last:
+                    raise
+                self.master, self.volume, self.filer, self.port = _free_ports(4)
+
+    def _start(self) -> None:
         """Storage, and the S3 gateway before it: what an outage takes away and brings back is the gateway."""
         words = ["server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=20", "-filer=true"]
         words += [f"-master.port={self.master}", f"-volume.port={self.volume}", f"-filer.port={self.filer}"]
@@ -84,7 +96,8 @@ class S3:
     def up(self) -> None:
         """Start (again) to answer."""
         words = ["s3", f"-filer=127.0.0.1:{self.filer}", f"-port={self.port}", f"-config={self.folder / 's3.json'}"]
-        self.gateway = self._spawn([*words, "-ip.bind=127.0.0.1"])
+        # Its other servers would listen on fixed ports: a second one on this machine, of whoever, would end this one.
+        self.gateway = self._spawn([*words, "-ip.bind=127.0.0.1", "-port.iceberg=0", "-port.lance=0"])
         self._wait(self.url)
 
     def down(self) -> None:

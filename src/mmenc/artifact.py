@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import rfc8785
 
 from mmenc.errors import Refused
+from mmenc.form import check_lineage, check_manifest
 
 if TYPE_CHECKING:
     from mmenc.external import Cache
@@ -100,6 +102,7 @@ class Manifest:
         path = directory / "manifest.json"
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
+            check_manifest(raw)
             raw["parents"] = [Parent(**p) for p in raw["parents"]]
             manifest = cls(**raw)
         except FileNotFoundError:
@@ -133,6 +136,7 @@ class Artifact:
         manifest = Manifest.read(path)
         try:
             lineage: dict[str, Json] = json.loads((path / "lineage.json").read_text(encoding="utf-8"))
+            check_lineage(lineage)
         except (FileNotFoundError, ValueError) as error:
             raise Refused(f"{path / 'lineage.json'}: cannot be read ({error})") from None
         artifact = cls(path, manifest, lineage, cache)
@@ -151,7 +155,7 @@ class Artifact:
                 continue
             if found != expected:
                 yield name, f"sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file was changed or cut"
-        for name in _files(self.path):
+        for name in payload(self.path):
             if name not in m.files:
                 yield name, "is not listed in the manifest"
         if content_of(m.files, m.external) != m.content:
@@ -168,6 +172,10 @@ class Artifact:
             raise Refused(f"{self.path}: some of its files lie in the store; read it through a step")
         return self.cache.view(self.path, self.manifest, patterns)
 
+    def links(self) -> Path:
+        """A directory with the names of all files, in which what the store owns cannot be opened before `external.bring`."""
+        return self.local("")
+
     def parent(self, role: str) -> Parent:
         """Return this artifact as a parent in a role."""
         return Parent(role, self.manifest.digest, self.manifest.content)
@@ -183,7 +191,7 @@ def content_of(files: Mapping[str, str], external: Sequence[Json]) -> str:
     return sha256_json({**files, **{e["path"]: e["sha256"] for e in external}})
 
 
-def _files(directory: Path) -> list[str]:
+def payload(directory: Path) -> list[str]:
     """Relative posix paths of all payload files, sorted."""
     return sorted(
         name
@@ -220,10 +228,11 @@ def clear_stale(directory: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path, *, clear: bool = True) -> Iterator[Path]:
     """Give a temporary sibling of `out`; on success it takes the place of `out` in one rename, otherwise it is gone."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    clear_stale(out.parent)
+    if clear:
+        clear_stale(out.parent)
     work = temporary(out.parent, out.name)
     work.mkdir()
     try:
@@ -242,10 +251,15 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 
 def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+    """Many at a time: the disk takes them together, and 2,000 languages are 4,000 small files."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(min(32, len(files) or 1)) as pool:
+        list(pool.map(_sync_file, files))
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sync_directory(directory: Path) -> None:
@@ -258,7 +272,7 @@ def _sync_directory(directory: Path) -> None:
 
 def seal(work: Path, request: Request, parents: Sequence[Artifact], facts: Json, external: Sequence[Json] = ()) -> Manifest:
     """Write manifest.json and lineage.json into a filled directory."""
-    files = {name: sha256_file(work / name) for name in _files(work)}
+    files = {name: sha256_file(work / name) for name in payload(work)}
     ordered = sorted(external, key=lambda e: str(e["path"]))
     manifest = Manifest(
         step=request.step,
@@ -276,6 +290,14 @@ def seal(work: Path, request: Request, parents: Sequence[Artifact], facts: Json,
     write_json(work / "lineage.json", merge_lineage(parents))
     write_json(work / "manifest.json", manifest.json())
     return manifest
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write JSON in one rename: others may read the folder meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary(path.parent, path.stem)
+    write_json(partial, value)
+    partial.rename(path)
 
 
 def write_json(path: Path, value: Any) -> None:

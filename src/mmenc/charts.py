@@ -1,7 +1,7 @@
 """Charts as inline SVG, in the colours and style of page.py: lines, grouped bars with intervals, stacked shares.
 
 Decisions: no chart library and no script; drawn by hand so that a page opens anywhere. No meaning rests on colour alone:
-lines also differ in dash and marker, bars carry labels, the ninth and later shares are hatched.
+lines also differ in dash and marker, bars carry the marker of their series and labels, the ninth and later shares are hatched.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def _legend(names: Sequence[str], kind: str) -> Html:
             other = name.startswith("other (")
             key = tag("rect", width=14, height=12, class_="f other" if other else f"f c{i % 8}")
             key += tag("rect", width=14, height=12, fill="url(#hatch)") if i >= 8 and not other else ""
+            key += tag("path", d=MARKS[i % 6], transform="translate(7 6)", class_="k") if kind == "bar" else ""
         keys.append(tag("span", tag("svg", Html(key), width=28 if kind == "line" else 14, height=12), tag("bdi", name)))
     return tag("div", *keys, class_="legend")
 
@@ -126,13 +127,16 @@ def bar_chart(values: Bars, x_label: str) -> Html:
             y, start = top + 15 * i, min(at(0), at(mean))
             bar = {"x": f"{start:.1f}", "y": y, "width": f"{abs(at(mean) - at(0)):.1f}", "height": 12}
             parts.append(tag("rect", tag("title", f"{category}, {name}: {number(mean)}"), class_=f"f c{i % 8}", **bar))
+            if len(triples) > 1 and abs(at(mean) - at(0)) > 18:
+                spot = at(0) + math.copysign(9, mean)
+                parts.append(tag("path", d=MARKS[i % 6], transform=f"translate({spot:.1f} {y + 6})", class_="k"))
             if math.isfinite(below) and math.isfinite(above) and above > below:
                 whisker = f"M{at(below):.1f} {y + 6}H{at(above):.1f}m0-3v6M{at(below):.1f} {y + 3}v6"
                 parts.append(tag("path", d=whisker, class_="whisker"))
             parts.append(_text(at(max(mean, above, 0)) + 5, y + 10, number(mean), class_="v"))
     parts.append(tag("path", d=f"M{at(0):.1f} 4V{height - 44}", class_="axis"))
     parts.append(_text(left + room / 2, height - 8, x_label, "middle"))
-    return _figure(height, x_label, parts, _legend(list(values) if len(values) > 1 else [], "fill"))
+    return _figure(height, x_label, parts, _legend(list(values) if len(values) > 1 else [], "bar"))
 
 
 def stacked_shares(shares: Mapping[str, Mapping[str, float]], most: int = 14) -> Html:

@@ -8,7 +8,8 @@ from typing import NoReturn
 from mmenc import cluster
 from mmenc.errors import Refused, nearest
 from mmenc.recipe import Recipe
-from mmenc.sections import Phase, Top
+from mmenc.sections import Masking, Phase, Top
+from mmenc.train.schedule import schedules
 
 RESERVED = ("init", "merge")
 Refuse = Callable[[str, str], NoReturn]
@@ -25,6 +26,7 @@ def check(recipe: Recipe, where: str) -> None:
     for name, phase in recipe.phases.items():
         _phase(recipe, name, phase, refuse)
     _merge(recipe, refuse)
+    _release(recipe, refuse)
     cluster.check(recipe, refuse)
     model = recipe.model
     if model.hidden % model.heads or (model.hidden // model.heads) % 2:
@@ -37,6 +39,10 @@ def check(recipe: Recipe, where: str) -> None:
         )
     if recipe.tokenizer.vocab_size < 512:
         refuse("tokenizer.vocab_size", f"{recipe.tokenizer.vocab_size} is too small: 256 bytes and the special tokens need 512")
+    if recipe.tokenizer.extend and recipe.tokenizer.source == "train":
+        refuse("tokenizer.extend", "there is nothing to extend: tokenizer.source is 'train'; expected the directory of a release")
+    if recipe.tokenizer.extend and recipe.tokenizer.extend.entries >= recipe.tokenizer.vocab_size:
+        refuse("tokenizer.extend.entries", f"{recipe.tokenizer.extend.entries} new of {recipe.tokenizer.vocab_size} in all")
 
 
 def _waves(recipe: Recipe, refuse: Refuse) -> None:
@@ -99,12 +105,15 @@ def _phase(recipe: Recipe, name: str, phase: Phase, refuse: Refuse) -> None:
         refuse(f"{here}.batch_tokens", f"one batch of {phase.batch_tokens} is more than the phase's {phase.tokens} tokens")
     if phase.min_piece > phase.context // 2:
         refuse(f"{here}.min_piece", f"{phase.min_piece} is more than half of the context {phase.context}")
-    if phase.lr.warmup >= phase.tokens:
-        refuse(f"{here}.lr.warmup", f"{phase.lr.warmup} tokens of warm-up do not fit into {phase.tokens} tokens")
     if phase.batch_warmup and not phase.context <= phase.batch_warmup.start <= phase.batch_tokens:
         refuse(f"{here}.batch_warmup.start", f"{phase.batch_warmup.start} is not between context and batch_tokens")
     if phase.batch_warmup and phase.batch_warmup.start % phase.context:
         refuse(f"{here}.batch_warmup.start", f"{phase.batch_warmup.start} is not a multiple of the context {phase.context}")
+    if phase.batch_warmup and phase.batch_warmup.increment % phase.context:
+        found = phase.batch_warmup.increment
+        refuse(f"{here}.batch_warmup.increment", f"{found} is not a multiple of the context {phase.context}")
+    _masking(f"{here}.masking", phase.masking, refuse)
+    _changes(here, phase, refuse)
     fixed = sum(b.share for b in phase.buckets.values())
     if fixed >= 1:
         refuse(f"{here}.buckets", f"shares add up to {fixed:g}; expected below 1, the rest goes to the languages")
@@ -119,6 +128,31 @@ def _phase(recipe: Recipe, name: str, phase: Phase, refuse: Refuse) -> None:
         )
     if phase.context < parent.context:
         refuse(f"{here}.context", f"{phase.context} is shorter than the {parent.context} of its parent {phase.init}")
+
+
+def _masking(here: str, masking: Masking, refuse: Refuse) -> None:
+    total = masking.mask + masking.random + masking.keep
+    if abs(total - 1) > 1e-9:
+        refuse(here, f"mask, random and keep add up to {total:g}; expected 1")
+
+
+def _changes(here: str, phase: Phase, refuse: Refuse) -> None:
+    """Changes come in order, within the phase, and each says something."""
+    before = 0
+    for i, change in enumerate(phase.changes):
+        path = f"{here}.changes.{i}"
+        if not before < change.after < phase.tokens:
+            least = f"more than the {before} of the change before it" if before else "more than 0"
+            refuse(f"{path}.after", f"{change.after} tokens; expected {least} and less than the phase's {phase.tokens}")
+        before = change.after
+        if not change.model_fields_set - {"after"}:
+            refuse(path, "changes nothing; expected mask, masking, lr or weight_decay")
+        if change.masking:
+            _masking(f"{path}.masking", change.masking, refuse)
+    paths = [f"{here}.lr", *(f"{here}.changes.{i}.lr" for i, c in enumerate(phase.changes) if c.lr)]
+    for path, (start, stop, lr) in zip(paths, schedules(phase), strict=True):
+        if lr.warmup >= stop - start:
+            refuse(f"{path}.warmup", f"{lr.warmup} tokens of warm-up do not fit into {stop - start} tokens")
 
 
 def _merge(recipe: Recipe, refuse: Refuse) -> None:
@@ -136,3 +170,12 @@ def _merge(recipe: Recipe, refuse: Refuse) -> None:
     for name in merge.branches:
         if recipe.phases[name].init != merge.base and not (name == merge.base and len(merge.branches) == 1):
             refuse("merge.branches", f"{name} starts from {recipe.phases[name].init}, not from the base {merge.base}")
+
+
+def _release(recipe: Recipe, refuse: Refuse) -> None:
+    release = recipe.release
+    if release.waivers and not release.previous:
+        refuse("release.waivers", "there is no last release to be worse than; name it in release.previous, or remove the waivers")
+    named = [w.language for w in release.waivers]
+    if twice := next((t for t in named if named.count(t) > 1), ""):
+        refuse("release.waivers", f"{twice} is waived twice; one reason is enough")

@@ -1,4 +1,4 @@
-"""The commands that meet Kubeflow, `compile` and `submit`; the graphs in `pipelines/` are imported when one of them runs."""
+"""The commands that meet Kubeflow: compile, submit, trainjob; the graphs in `pipelines/` are imported when one of them runs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _compile(args: argparse.Namespace) -> None:
     print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB", flush=True)
     text = args.out.read_text(encoding="utf-8")
     for option, image in (("--image", "mmenc-cpu:REVISION"), ("--gpu-image", "mmenc-gpu:REVISION")):
-        if f"image: {image}\n" in text:
+        if image in text:  # also in a TrainJob's template
             print(f"image {image} is a placeholder that no cluster can pull; {option} puts in yours", flush=True)
 
 
@@ -107,6 +107,31 @@ def _submit(args: argparse.Namespace) -> None:
     _module("submit").submit(options(**given), write, _root())
 
 
+def _trainjob(args: argparse.Namespace) -> None:
+    import yaml
+
+    from mmenc import trainjob
+    from mmenc.recipe import load
+
+    recipe = load(args.params)
+    if args.runtime:
+        objects = [trainjob.runtime(recipe)]
+    else:
+        if recipe.compute.nodes == 1:
+            raise Refused("compute.nodes: is 1: each phase is trained in the pod of its task; expected 2 or more")
+        if unknown := {args.name} - {"", *recipe.phases}:
+            raise Refused(f"--name {unknown.pop()}: no phase is called so; the recipe has {', '.join(recipe.phases)}")
+        names = [args.name] if args.name else list(recipe.phases)
+        image = args.gpu_image if recipe.compute.device == "cuda" else args.image
+        objects = [trainjob.template(recipe, name, image) for name in names]
+    for made in objects:
+        trainjob.validated(made)
+    if args.json:
+        print("\n".join(json.dumps(made, sort_keys=True) for made in objects))
+    else:
+        print(yaml.safe_dump_all(objects, sort_keys=False, width=120), end="")
+
+
 def _graph(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--pipeline", choices=PIPELINES, default="pretrain", help="the graph (default: pretrain)")
     sub.add_argument("--model", action="append", default=[], metavar="NAME=URI", help="a model to evaluate; several allowed")
@@ -116,7 +141,13 @@ def _graph(sub: argparse.ArgumentParser) -> None:
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Declare both commands; `command` is that of mmenc.cli."""
+    """Declare the commands; `command` is that of mmenc.cli."""
+    sub = command("trainjob", _trainjob, "print the TrainJobs of a recipe with compute.nodes; contacts nobody", recipe=True)
+    sub.add_argument("--name", default="", help="one phase (default: all)")
+    sub.add_argument("--image", default="mmenc-cpu:REVISION", help="image of the pods, tagged by git revision")
+    sub.add_argument("--gpu-image", default="mmenc-gpu:REVISION", help="the same where compute.device is cuda")
+    sub.add_argument("--runtime", action="store_true", help="print the runtime that compute.cluster.trainer.gang asks for")
+    sub.add_argument("--json", action="store_true", help="one line each, as MMENC_TRAINJOB takes it")
     sub = command("compile", _compile, "write the recipe's pipeline for Kubeflow", recipe=True)
     sub.add_argument("--out", type=Path, required=True, metavar="pipeline.yaml")
     _graph(sub)

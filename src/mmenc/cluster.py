@@ -21,10 +21,13 @@ from mmenc.steps import TABLE
 if TYPE_CHECKING:
     from mmenc.recipe import Recipe
 
-GRAPH_TASKS = ("end", "compare")
-"""Tasks of the graphs that are no steps: the exit handler, and the table of `pipelines/evaluate.py`."""
-STATE, COMPUTE = "MMENC_STATE", "MMENC_COMPUTE"
-"""Environment of a pod that the compiled graph itself sets: where state is kept, and `compute` for records (`kubeflow.py`)."""
+GRAPH_TASKS = ("end", "compare", "launcher")
+"""Tasks of the graphs that are no steps: the exit handler, the table of `pipelines/evaluate.py`, and what a train task itself
+gets where `compute.nodes` is more than 1 and its TrainJob's pods do the work."""
+STATE, COMPUTE, TRAINJOB, ACCOUNT = "MMENC_STATE", "MMENC_COMPUTE", "MMENC_TRAINJOB", "MMENC_SERVICE_ACCOUNT"
+SHARE = "MMENC_SHARE"
+"""Environment of a pod that the compiled graph itself sets: where state is kept, `compute` for records (`kubeflow.py`), of a
+launcher its TrainJob (`trainjob.py`) and service account, and of a data step that others help (`split`) its share."""
 
 Object = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 """Name of a Kubernetes object."""
@@ -65,7 +68,7 @@ class Resources(Section):
     memory_gb: Annotated[float, Field(gt=0)] = 8.0
     """Of the host; the accelerator's is `compute.memory_gb`."""
     accelerators: Count = 0
-    """0: `compute.accelerators` for a step with the GPU image where `compute.device` is cuda, none for the others."""
+    """0: where `compute.device` is cuda, `compute.accelerators` for training and for an evaluation that fine-tunes; none else."""
     accelerator_type: Key = "nvidia.com/gpu"
     shared_memory_gb: Amount = 0.0
     """Size of /dev/shm, part of `memory_gb`; 0: what the container runtime gives (64 MB)."""
@@ -88,6 +91,23 @@ class Resources(Section):
         return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
 
 
+class Trainer(Section):
+    """How Kubeflow Trainer runs a phase on several nodes (`compute.nodes`); each gets what `resources` says of train."""
+
+    runtime: Object = "torch-distributed"
+    """The runtime that the TrainJob refers to; the default comes with Trainer."""
+    runtime_kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = "ClusterTrainingRuntime"
+    gang: Literal["", "coscheduling", "volcano"] = ""
+    """Scheduler that starts all pods or none. Not empty: `mmenc trainjob --runtime` makes a runtime that asks for it, which takes
+    the place of `runtime`. Kueue admits a job as a whole: leave this empty there."""
+    gang_seconds: Positive = 300
+    """After which coscheduling gives resources back if not all pods fit."""
+    restarts: Count = 3
+    """How often in a row the job is started anew without a step more being saved; after progress any number of times."""
+    grace_seconds: Positive = 120
+    """That pods get after SIGTERM to finish their step and save the state."""
+
+
 class Cluster(Section):
     """What all pods get, and `resources` for each kind of task."""
 
@@ -102,6 +122,11 @@ class Cluster(Section):
     image_pull_secrets: list[Object] = []
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
     """Empty: the cluster's own."""
+    split: Annotated[Positive, Field(le=64)] = 1
+    """Pods that make the parts of ingest, clean and tokenize together, each a task of the graph; more than 1 need `compute.store`
+    (docs/kubeflow.md)."""
+    trainer: Trainer = Trainer()
+    """Read where `compute.nodes` is more than 1."""
     state_claim: Object | Literal[""] = ""
     """A volume claim (many readers and writers) that keeps resume state and run records between pods; `compute.store` needs
     none."""
@@ -111,7 +136,14 @@ def check(recipe: Recipe, refuse: Callable[[str, str], NoReturn]) -> None:
     """Refuse what the cluster section contradicts in itself or in the rest of the recipe."""
     _resources(recipe, refuse)
     cluster, here = recipe.compute.cluster, "compute.cluster"
-    taken = {STATE: f"{here}.state_claim", COMPUTE: "the compiled graph"}
+    taken = {STATE: f"{here}.state_claim", **dict.fromkeys((COMPUTE, TRAINJOB, ACCOUNT, SHARE), "the compiled graph")}
+    if recipe.compute.nodes > 1 and not recipe.compute.store:
+        nodes = recipe.compute.nodes
+        refuse("compute.store", f"is empty, but compute.nodes is {nodes}; expected s3://bucket/prefix, where the nodes meet")
+    if cluster.split > 1 and not recipe.compute.store:
+        refuse(
+            "compute.store", f"is empty, but {here}.split is {cluster.split}; expected s3://bucket/prefix, where the pods meet"
+        )
     for variable in cluster.env:
         if variable in taken:
             refuse(f"{here}.env.{variable}", f"is set by {taken[variable]}; leave it out")

@@ -4,14 +4,14 @@ Decisions and their sources:
 * A row holds `context - 4` stored tokens: two go to the bos and eos that a cut document needs in each of its rows, about
   two stay empty. Measured: 123.8 of 128 and 509.7 of 512 (default recipe), 121.7 to
   124.1 of 128, 90.6 and 91.6 of 96, 61.3 of 64 (tiny ones): steps are right to about 2 % where rows are short.
-* Steps follow `train.schedule.batch_rows` and the rule of `train.batches.Batches.size` for the last batch. Steps of
+* Steps follow `train.schedule.batch_rows` and the rule of `train.batches.Batches.take` for the last batch. Steps of
   equal size are taken together, so that 500,000 of them are a few thousand additions.
 * FLOPs are those that are computed: 2 per weight and token forward, 4 backward (Kaplan et al. 2020, arXiv 2001.08361,
   section 2.1); attention 4 x keys x width forward and twice that backward, a local layer with min(window + 1, document)
-  keys, a global one with the whole document; documents are taken as long as the context, an upper bound. The head and
-  its V x H decoder only on masked positions; the look-up of embeddings, norms and softmax count nothing. Activation
-  checkpointing computes the layers' forward pass once more. A kernel's own recomputation (flash-attn's scores) is not
-  counted: it is part of the utilisation, as the published utilisations have it.
+  keys, a global one with the whole document; documents are taken as long as the context, an upper bound. Of the last layer
+  queries, attention, Wo and MLP, then the head and its V x H decoder only on masked positions; the look-up of embeddings,
+  norms and softmax count nothing. Activation checkpointing computes the layers' forward pass once more. What a kernel computes
+  beyond that (flash-attn's scores again, the last layer's other queries) is part of the utilisation, as in published ones.
 * Hours = FLOPs / (peak x utilisation); accelerator-hours do not depend on how many there are (`compute`).
 * Memory is counted from what src/mmenc/model and /train keep: fp32 weights, gradients and two moments (16 bytes a
   parameter), in bf16 the copies that autocast keeps, what autograd saves per token and layer, the loss (chunked
@@ -28,7 +28,7 @@ from typing import Any
 from mmenc.model.config import EncoderConfig, encoder_config
 from mmenc.recipe import Recipe
 from mmenc.sections import Compute, Phase
-from mmenc.train.schedule import batch_rows
+from mmenc.train.schedule import batch_rows, mask_mean
 
 CUT_TOKENS = 2
 """bos and eos, which every piece of a cut document gets anew (data/order.py)."""
@@ -37,10 +37,8 @@ EMPTY_TOKENS = 2
 LOGITS = {"cpu": 2**20, "cuda": 2**30}
 """Logits held at a time: CHUNK_CPU and CHUNK_CUDA of model/head.py, which imports torch; a test compares them."""
 LOOP, BLOCK, TWIN_KEYS = 512, 32, 3
-"""Of the twin in model/attention.py: longer documents go through SDPA; smallest block; blocks of keys per block."""
+"""Of the twin in model/sdpa.py: longer documents go through SDPA; smallest block; blocks of keys per block."""
 CHECKPOINTING = ("without_checkpointing", "with_checkpointing")
-KEPT_RESUMES = 3
-"""train/state.py keeps two resume states and writes a third before it drops one."""
 
 
 def rows_of(phase: Phase) -> int:
@@ -88,16 +86,20 @@ def steps_of(phase: Phase, rows: int | None = None) -> int:
 def phase_flops(cfg: EncoderConfig, phase: Phase, checkpointing: bool) -> dict[str, int]:
     """FLOPs of a phase by part: linear layers, attention, masked head, and what activation checkpointing adds."""
     tokens = computed_tokens(phase)
-    masked = phase.mask * phase.tokens  # special tokens are never masked
+    masked = mask_mean(phase) * phase.tokens  # special tokens are never masked
     wide = sum(cfg.is_global(i) for i in range(cfg.layers))
     local_keys, global_keys = min(cfg.window + 1, phase.context), phase.context
-    matrices = cfg.layers * (4 * cfg.hidden**2 + 3 * cfg.hidden * cfg.intermediate)
-    attention = 4 * cfg.hidden * (wide * global_keys + (cfg.layers - wide) * local_keys)
+    # The last layer: keys and values of all tokens, the rest of the masked ones.
+    keys_values, rest = 2 * cfg.hidden**2, 2 * cfg.hidden**2 + 3 * cfg.hidden * cfg.intermediate
+    matrices = ((cfg.layers - 1) * (keys_values + rest) + keys_values) * tokens + rest * masked
+    last = global_keys if cfg.is_global(cfg.layers - 1) else local_keys
+    others = wide * global_keys + (cfg.layers - wide) * local_keys - last
+    attention = 4 * cfg.hidden * (others * tokens + last * masked)
     return {
-        "linear": 6 * matrices * tokens,
-        "attention": 3 * attention * tokens,
+        "linear": round(6 * matrices),
+        "attention": round(3 * attention),
         "head": round(6 * (cfg.hidden**2 + cfg.hidden * cfg.vocab_size) * masked),
-        "recomputed": (2 * matrices + attention) * tokens if checkpointing else 0,
+        "recomputed": round(2 * matrices + attention) if checkpointing else 0,
     }
 
 
@@ -116,35 +118,39 @@ def price(flops: int, compute: Compute) -> Price:
     gpu_hours = flops / (compute.peak_tflops * 1e12 * compute.utilisation) / 3600
     return Price(
         gpu_hours=gpu_hours,
-        hours=gpu_hours / compute.accelerators,
+        hours=gpu_hours / (compute.accelerators * compute.nodes),
         cost=gpu_hours * compute.price_per_hour,
         kwh=gpu_hours * compute.watts / 1000,
     )
 
 
-def _layer_bytes(cfg: EncoderConfig, context: int, half: bool, twin: bool) -> float:
-    """Bytes per token that autograd saves in one layer.
+@dataclass(frozen=True)
+class _Saved:
+    """Bytes per token that autograd saves in a layer: before the queries (of all tokens), the rest, the attention's scores."""
 
-    Per layer: the fp32 inputs of both norms (8 H); in the compute type b: normed inputs of Wqkv and Wi (2 H), qkv
-    (3 H), rotated q and k (2 H), attention's output (H), Wi's output, gelu and the product (4 I), and with dropout
-    its kept mask (H). The twin keeps scores, and in local layers three copies of k and v in place of qkv and rotated
-    q, k. Autograd's saved tensors were counted on a CPU: 5 % less than this in fp32, 8 % less in bf16.
+    before: int
+    rest: float
+    wide: float
+    near: float
+
+
+def _saved(cfg: EncoderConfig, context: int, half: bool, twin: bool) -> _Saved:
+    """Of one layer: fp32 inputs of both norms; in the compute type b the rest, counted on a CPU to 3 % (tests/unit/test_plan.py).
+
+    Normed inputs of Wqkv and Wi (2 H), q, k and v (3 H; with a kernel also before they were turned, 2 H), attention's output
+    (H), Wi's output, gelu and the product (4 I), and with dropout its kept mask (H). The twin keeps scores.
     """
-    b = 2 if half else 4
-    h, inner = cfg.hidden, cfg.intermediate
-    saved: float = 8 * h + b * (8 * h + 4 * inner) + (4 * h if cfg.attn_out_dropout else 0)
-    if twin:
-        wide = sum(cfg.is_global(i) for i in range(cfg.layers)) / cfg.layers
-        near = TWIN_KEYS * max(BLOCK, cfg.reach)
-        far = context if context <= LOOP else 0
-        saved += cfg.heads * b * (wide * far + (1 - wide) * near) + 2 * b * h * (1 - wide)
-    return saved
+    b, h = 2 if half else 4, cfg.hidden
+    rest = 4 * h + b * (3 * h + 4 * cfg.intermediate) + (b * h if cfg.attn_out_dropout else 0) + (0 if twin else b * h)
+    far = context if context <= LOOP else 0
+    scores = cfg.heads * b if twin else 0
+    return _Saved(4 * h + b * (3 * h + (0 if twin else h)), rest, scores * far, scores * TWIN_KEYS * max(BLOCK, cfg.reach))
 
 
 def micro_tokens(phase: Phase, compute: Compute, micro: int | None = None) -> int:
     """Tokens in a micro-batch of one accelerator: whole rows, at least one, at most its part of the batch."""
     rows = max(1, (micro or compute.micro_batch_tokens) // phase.context)
-    own = max(1, -(-(phase.batch_tokens // phase.context) // compute.accelerators))
+    own = max(1, -(-(phase.batch_tokens // phase.context) // (compute.accelerators * compute.nodes)))
     return min(rows, own) * phase.context
 
 
@@ -153,11 +159,17 @@ def memory(recipe: Recipe, phase: Phase, parameters: int, checkpointing: bool, m
     cfg, compute = encoder_config(recipe, phase), recipe.compute
     half, cpu = recipe.model.dtype == "bfloat16", compute.device == "cpu"
     tokens = micro_tokens(phase, compute, micro)
-    masked = phase.mask * tokens
-    layer = _layer_bytes(cfg, phase.context, half, twin=cpu)
-    # Checkpointing keeps each layer's fp32 input and, for one layer at a time, everything.
-    kept = 4 * cfg.hidden * cfg.layers + layer if checkpointing else layer * cfg.layers
-    activations = (kept + 12 * cfg.hidden) * tokens + masked * cfg.hidden * (24 if half else 20)
+    masked = max([phase.mask, *(c.mask for c in phase.changes if c.mask)]) * tokens
+    layer = _saved(cfg, phase.context, half, twin=cpu)
+    wide = sum(cfg.is_global(i) for i in range(cfg.layers))
+    whole = layer.before + layer.rest
+    if checkpointing:  # keeps each layer's fp32 input and, for one layer at a time, everything
+        kept = (4 * cfg.hidden * cfg.layers + whole + max(layer.wide, layer.near)) * tokens
+    else:
+        last = layer.wide if cfg.is_global(cfg.layers - 1) else layer.near
+        others = (cfg.layers - 1) * whole + wide * layer.wide + (cfg.layers - wide) * layer.near - last
+        kept = (others + layer.before) * tokens + (layer.rest + last) * masked
+    activations = kept + 12 * cfg.hidden * tokens + masked * cfg.hidden * (24 if half else 20)
     table = cfg.vocab_size * cfg.hidden
     rows = min(max(16, LOGITS["cpu" if cpu else "cuda"] // cfg.vocab_size), max(1, round(masked)))
     logits = rows * cfg.vocab_size * (8 if half else 4)
@@ -206,12 +218,13 @@ def checkpoint_bytes(phase: Phase, parameters: int) -> int:
     return parameters * (12 + 4 * phase.checkpoints)
 
 
-def tree_bytes(parameters: int, vocab_size: int, tokens: int) -> int:
+def tree_bytes(parameters: int, vocab_size: int, tokens: int, states: int) -> int:
     """Disk beside the phases: token shards, weights of init, merge and release, and the states to resume from.
 
-    A stored token takes two bytes up to 65,536 entries, else four (data/tokens.py); one phase trains at a time.
+    A stored token takes two bytes up to 65,536 entries, else four (data/tokens.py); one phase trains at a time, and writes
+    a state before it drops the oldest of `states`.
     """
-    return tokens * (2 if vocab_size <= 2**16 else 4) + parameters * (3 * 4 + KEPT_RESUMES * 12)
+    return tokens * (2 if vocab_size <= 2**16 else 4) + parameters * (3 * 4 + (states + 1) * 12)
 
 
 def phase_costs(recipe: Recipe, phase: Phase, parameters: int) -> dict[str, Any]:

@@ -9,14 +9,15 @@ result instead of computing it again; like resume state they count only when the
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmenc.errors import Refused
@@ -42,6 +43,13 @@ class Cache:
         if self.views:
             shutil.rmtree(self.views, ignore_errors=True)
 
+    def store(self, uri: str) -> Store:
+        """The store of an object; a client and its connections are made once, not per file."""
+        root = uri.rpartition("/objects/")[0]
+        if root not in self.stores:
+            self.stores[root], _ = open_store(uri, self.patience)
+        return self.stores[root]
+
     def object(self, row: Json) -> Path:
         """The file of an `external` row, fetched if it is missing or damaged; Refused when the store's copy is wrong."""
         from mmenc.artifact import sha256_file
@@ -49,11 +57,8 @@ class Cache:
         path = self.folder / object_key(row["sha256"])
         if path.is_file() and sha256_file(path) == row["sha256"]:
             return path
-        root = row["uri"].rpartition("/objects/")[0]
-        if root not in self.stores:  # a client and its connections are made once, not per file
-            self.stores[root], _ = open_store(row["uri"], self.patience)
         try:
-            self.stores[root].fetch(object_key(row["sha256"]), path)
+            self.store(row["uri"]).fetch(object_key(row["sha256"]), path)
         except FileNotFoundError:
             raise Refused(f"{row['uri']}: {row['path']} is not in the store any more; {AGAIN}") from None
         if (found := sha256_file(path)) != row["sha256"]:
@@ -85,7 +90,37 @@ def _link(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.exists():
         link.unlink(missing_ok=True)
-        link.symlink_to(target)
+        with contextlib.suppress(FileExistsError):  # another process of this step made the same one
+            link.symlink_to(target)
+
+
+@lru_cache(maxsize=8)
+def _external(view: Path) -> dict[str, Json]:
+    from mmenc.artifact import read_json
+
+    return {row["path"]: row for row in read_json(view / "manifest.json")["external"]}
+
+
+def _listed(link: Path) -> tuple[Path, Json]:
+    """The view in which a link to a file of the store lies, and the manifest's row of that file."""
+    view = next(p for p in link.parents if (p / "manifest.json").is_file())
+    return view, _external(view)[link.relative_to(view).as_posix()]
+
+
+@lru_cache(maxsize=4)
+def _cache(folder: Path, patience: float) -> Cache:
+    return Cache(folder, patience)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of an artifact's file, wherever it lies."""
+    return int(_listed(path)[1]["bytes"]) if path.is_symlink() and not path.exists() else path.stat().st_size
+
+
+def bring(link: Path, patience: float) -> None:
+    """Fetch the file of a view that a link stands for, from whichever process has the link."""
+    view, row = _listed(link)
+    _link(link, _cache(view.parents[1], patience).object(row))
 
 
 def _move(path: Path, kept: Path) -> None:
@@ -107,10 +142,9 @@ def _move(path: Path, kept: Path) -> None:
 
 def give(work: Path, patterns: Sequence[str], store: Store, cache: Cache) -> list[Json]:
     """Move the large files of a finished directory to the store; return their rows `{path, uri, bytes, sha256}`."""
-    from mmenc.artifact import sha256_file
+    from mmenc.artifact import payload, sha256_file
 
-    names = sorted(PurePosixPath(p.relative_to(work)).as_posix() for p in work.rglob("*") if p.is_file())
-    large = [n for n in names if any(fnmatchcase(n, p) for p in patterns)]
+    large = [n for n in payload(work) if any(fnmatchcase(n, p) for p in patterns)]
 
     def row(name: str) -> Json:
         path = work / name
@@ -131,12 +165,20 @@ def remember(store: Store, directory: Path, manifest: Manifest) -> None:
         store.put(directory / name, f"finished/{manifest.digest}/{name}")
 
 
+def finished(store: Store, digest: str, parents: Mapping[str, tuple[str, str]]) -> Json | None:
+    """The manifest of a finished artifact, if it comes from the same parents (digest and content by role)."""
+    found, _ = store.read_json(f"finished/{digest}/manifest.json")
+    if found is None or {p["role"]: (p["digest"], p["content"]) for p in found["parents"]} != parents:
+        return None
+    manifest: Json = found
+    return manifest
+
+
 def recall(store: Store, request: Request, work: Path) -> bool:
     """Fill `work` with the finished artifact of this request; False if the store has none of the same parents."""
     key = f"finished/{request.digest}"
-    found, _ = store.read_json(f"{key}/manifest.json")
-    parents = {p.role: (p.digest, p.content) for p in request.parents}
-    if found is None or {p["role"]: (p["digest"], p["content"]) for p in found["parents"]} != parents:
+    found = finished(store, request.digest, {p.role: (p.digest, p.content) for p in request.parents})
+    if found is None:
         return False
     try:
         store.each(lambda item: _bring(store, work / item[0], item[1]), found["files"].items())
@@ -159,9 +201,9 @@ def _bring(store: Store, path: Path, sha256: str) -> None:
         raise FileNotFoundError(path)
 
 
-def keep_record(store: Store, digest: str, record: Path) -> None:
+def keep_record(store: Store, digest: str, record: Json) -> None:
     """Put a run's record beside the results; a store that is out of reach now does not undo a finished step."""
     try:
-        store.put_json(f"runs/{digest}/run.json", json.loads(record.read_text(encoding="utf-8")), patience=10)
+        store.put_json(f"runs/{digest}/run.json", record, patience=10)
     except Unreachable as error:
         print(f"  the run's record stays on this machine: {error}", flush=True)

@@ -7,13 +7,11 @@ artifact), and may keep resume state in `job.resume` and timings in `job.measure
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib
 import os
 import platform
 import resource
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -21,17 +19,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, seal, temporary, write_json
-from mmenc.errors import Refused, Stopped
+from mmenc import stop
+from mmenc.artifact import Artifact, Json, Manifest, Request, atomic_directory, replace_json, seal
+from mmenc.errors import Refused
+from mmenc.events import FILE, Events
 from mmenc.external import Cache, give, keep_record, recall, remember
-from mmenc.raw import SOURCE, Places, Raw, raw_inputs
+from mmenc.heartbeat import beating
+from mmenc.lock import locked, tidy
+from mmenc.raw import SOURCE, Places, raw_inputs
 from mmenc.recipe import Recipe
 from mmenc.resume import Mirror
 from mmenc.steps import Step, artifacts_root
 from mmenc.store import Store
+
+if TYPE_CHECKING:
+    from mmenc.data.sources.listing import Listing
+    from mmenc.share import Meeting, Share
 
 
 @dataclass
@@ -54,11 +59,26 @@ class Job:
     measured: Json = field(default_factory=dict)
     """Speed, memory, curves with time: goes to `.runs/<digest>/run.json`, never into the artifact."""
     mirror: Mirror | None = None
+    listing: Listing | None = None
+    """What ingest has to read."""
+    cache: Path = Path()
+    """Folder for what is fetched and may be fetched again."""
+    meeting: Meeting | None = None
+    """Where several workers share the step's parts."""
+
+    @property
+    def log(self) -> Path:
+        """Folder for what differs between two equal runs (times, pages of refusals): `.runs/<digest>`."""
+        return self.resume.parent.parent / ".runs" / self.request.digest
+
+    def text(self, role: str, *patterns: str) -> Path:
+        """An input's files as `Artifact.local` gives them; of several workers each fetches only what its parts name."""
+        return self.inputs[role].links() if self.meeting else self.inputs[role].local(*patterns)
 
     def saved(self) -> None:
         """Called when resume state has been written: the store, if there is one, gets it too."""
         if self.mirror:
-            self.mirror.save(last=stop_requested)
+            self.mirror.save(last=stop.requested)
 
     def say(self, text: str) -> None:
         """Print one plain line for the person who waits."""
@@ -80,7 +100,7 @@ class _Declared:
         raise AssertionError(f"step {self._step} reads recipe.{section}, which steps.TABLE does not declare")
 
 
-def _expand(step: Step, recipe: Recipe, dirs: Mapping[str, Path]) -> dict[str, Path]:
+def expand(step: Step, recipe: Recipe, dirs: Mapping[str, Path]) -> dict[str, Path]:
     """Turn `ROLE=FOLDER` of a role that reads several instances into one entry per instance."""
     found: dict[str, Path] = {}
     for role in step.reads:
@@ -101,72 +121,101 @@ def _expand(step: Step, recipe: Recipe, dirs: Mapping[str, Path]) -> dict[str, P
     return found
 
 
-def execute(step: Step, name: str, recipe: Recipe, out: Path, dirs: Places) -> Manifest:
-    """Run a step (or leave its artifact as it is when it already is what is asked for) and return the manifest."""
+def prepare(step: Step, name: str, recipe: Recipe, out: Path, dirs: Places, cache: Cache) -> Job:
+    """Read and verify a step's inputs; what is asked for, and so its digest, is known then."""
     known = [*recipe.phases, "merge"] if step.name == "evaluate" else list(recipe.phases)
     if step.instances and name not in known:
         raise Refused(f"{step.name}: no instance is called {name!r}; the recipe has {', '.join(known)}")
     if not step.instances and name:
         raise Refused(f"{step.name}: takes no --name")
+    roles = {k: Path(v) for k, v in dirs.items()}
+    inputs = {role: Artifact.read(path, cache=cache) for role, path in expand(step, recipe, roles).items()}
+    raw, raw_files, listing = raw_inputs(step, recipe, dirs, cache.folder)
+    request = Request(
+        step=step.name,
+        name=name,
+        version=step.version,
+        config={path: recipe.value(path) for path in step.param_paths(name)},
+        parents=tuple(artifact.parent(role) for role, artifact in inputs.items()),
+        inputs=tuple(raw_files),
+    )
+    resume = artifacts_root(step, out) / ".resume" / request.digest
+    declared = cast("Recipe", _Declared(recipe, step))
+    return Job(step, name, declared, inputs, raw, raw_files, out, resume, request, listing=listing, cache=cache.folder)
+
+
+def execute(
+    step: Step, name: str, recipe: Recipe, out: Path, dirs: Places, *, compute: bool = True, share: Share | None = None
+) -> Manifest:
+    """Run a step (or leave its artifact as it is when it already is what is asked for) and return the manifest.
+
+    Without `compute` a finished result is taken from the store or the step refuses. With a `share` its parts are made together
+    with the workers that have the other shares.
+    """
     root = artifacts_root(step, out)
     cache = Cache(root / ".cache", recipe.compute.store_patience)
     try:
-        with signals(), disk_errors(out):
-            roles = {k: Path(v) for k, v in dirs.items()}
-            inputs = {role: Artifact.read(path, cache=cache) for role, path in _expand(step, recipe, roles).items()}
-            raw, raw_files = raw_inputs(step, recipe, dirs, cache.folder)
-            request = Request(
-                step=step.name,
-                name=name,
-                version=step.version,
-                config={path: recipe.value(path) for path in step.param_paths(name)},
-                parents=tuple(artifact.parent(role) for role, artifact in inputs.items()),
-                inputs=tuple(raw_files),
-            )
-            if (done := _already(out, request)) is not None:
-                print(f"{step.name} {name}".strip() + f": up to date ({request.digest[:12]})", flush=True)
+        with stop.signals(), disk_errors(out):
+            job = prepare(step, name, recipe, out, dirs, cache)
+            if (done := _already(out, job.request)) is not None:
+                tidy(job.resume)
+                print(f"{step.name} {name}".strip() + f": up to date ({job.request.digest[:12]})", flush=True)
                 return done
             store = Store(recipe.compute.store, recipe.compute.store_patience) if recipe.compute.store else None
-            resume = root / ".resume" / request.digest
-            declared = cast("Recipe", _Declared(recipe, step))
-            job = Job(step, name, declared, inputs, {}, raw_files, out, resume, request)
-            return _make(job, raw, recipe, out, root, store, cache)
+            if share:
+                from mmenc.share import meet
+
+                job.meeting = meet(job, recipe, share)
+            events = Events(step, job.request, list(job.inputs.values()), job.log / FILE)
+            return _make(job, recipe, out, root, store, cache, events, compute)
     finally:
         cache.close()
 
 
 def _make(
-    job: Job, raw: Mapping[str, Path | Raw], recipe: Recipe, out: Path, root: Path, store: Store | None, cache: Cache
+    job: Job, recipe: Recipe, out: Path, root: Path, store: Store | None, cache: Cache, events: Events, compute: bool
 ) -> Manifest:
+    """Make the artifact, and let events.py say so."""
+    print(f"{job.step.name} {job.name}".strip() + f": {job.request.digest[:12]} -> {out}", flush=True)
+    with locked(job.resume), beating(job.log, job.step.name, job.name, job.request.digest, out):
+        events.start()
+        try:
+            manifest = _work(job, recipe, out, root, store, cache, compute)
+        except BaseException as error:
+            events.fail(error)
+            raise
+        events.complete(manifest, out)
+        return manifest
+
+
+def _work(job: Job, recipe: Recipe, out: Path, root: Path, store: Store | None, cache: Cache, compute: bool) -> Manifest:
     """Take the finished artifact from the store, or run the step's function and seal what it wrote."""
     step, request, started = job.step, job.request, time.time()
-    print(f"{step.name} {job.name}".strip() + f": {request.digest[:12]} -> {out}", flush=True)
     module, _, function = step.function.partition(":")
-    with _lock(job.resume):
-        record = None
-        # Also where the result is taken from the store: a lost pod may have left its state there.
-        job.mirror = Mirror(store, request, job.resume) if store else None
-        with atomic_directory(out) as work:
-            if store and recall(store, request, work):
-                manifest = Manifest.read(work)
-                job.say(f"taken from {store.url}, where it was finished before")
-                record, _ = store.read_json(f"runs/{request.digest}/run.json")
-            else:
-                if job.mirror:
-                    job.mirror.restore()
-                job.raw = {k: v.fetch() if isinstance(v, Raw) else v for k, v in raw.items()}
-                job.out = work
-                facts = getattr(importlib.import_module(module), function)(job)
-                external = give(work, step.large, store, cache) if store else []
-                manifest = seal(work, request, list(job.inputs.values()), facts, external)
-                if store:
-                    remember(store, work, manifest)
-        _write_record(root / ".runs" / request.digest, record or _run_record(job, manifest, started, recipe))
-        if store and not record:
-            keep_record(store, request.digest, root / ".runs" / request.digest / "run.json")
-        if job.mirror:
-            job.mirror.remove()
-        shutil.rmtree(job.resume, ignore_errors=True)
+    record = None
+    # Also where the result is taken from the store: a lost pod may have left its state there.
+    job.mirror = Mirror(store, request, job.resume) if store else None
+    with atomic_directory(out) as work:
+        if store and recall(store, request, work):
+            manifest = Manifest.read(work)
+            job.say(f"taken from {store.url}, where it was finished before")
+            record, _ = store.read_json(f"runs/{request.digest}/run.json")
+        elif not compute:
+            raise Refused(f"{step.name} {job.name}".strip() + f": {request.digest[:12]} is not finished in the store")
+        else:
+            job.out = work
+            facts = getattr(importlib.import_module(module), function)(job)
+            external = give(work, step.large, store, cache) if store else []
+            manifest = seal(work, request, list(job.inputs.values()), facts, external)
+            if store:
+                remember(store, work, manifest)
+    known = record or _run_record(job, manifest, started, recipe)
+    replace_json(root / ".runs" / request.digest / "run.json", known)
+    if store and not record:
+        keep_record(store, request.digest, known)
+    if job.mirror:
+        job.mirror.remove()
+    shutil.rmtree(job.resume, ignore_errors=True)
     return manifest
 
 
@@ -183,29 +232,6 @@ def _already(out: Path, request: Request) -> Manifest | None:
 
 
 @contextmanager
-def _lock(resume: Path) -> Iterator[None]:
-    """One writer per digest at a time; the lock dies with its process."""
-    resume.parent.mkdir(parents=True, exist_ok=True)
-    path = resume.with_suffix(".lock")
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise Refused(
-                f"{resume}: process {handle.read().strip() or '?'} is already running this step; wait or stop it"
-            ) from None
-        # Whoever held it may have removed the file meanwhile: a lock on that file would keep nobody out.
-        if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
-            raise Refused(f"{resume}: another process has just ended this step; run the same command again")
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
     """Turn a full disk into a sentence."""
     try:
@@ -215,38 +241,6 @@ def disk_errors(out: Path) -> Iterator[None]:
             where = error.filename or out
             raise Refused(f"{where}: no space left on the device; nothing was changed, free some and run again") from None
         raise
-
-
-class Interrupt(BaseException):
-    """Raised by a signal outside of training, where no state needs saving; no library's `except Exception` may eat it."""
-
-
-stop_requested = False
-"""Set by SIGTERM and SIGINT; the training loop looks at it after each step, saves its state and raises Stopped."""
-graceful = False
-"""While True (inside the training loop) a signal only sets `stop_requested`."""
-
-
-@contextmanager
-def signals() -> Iterator[None]:
-    """Handle SIGTERM and Ctrl-C: leave nothing half-written, exit with 75."""
-    global stop_requested
-    stop_requested = False
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        global stop_requested
-        stop_requested = True
-        if not graceful:
-            raise Interrupt
-
-    old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    except Interrupt:
-        raise Stopped("stopped by a signal; nothing half-written is left, run the same command again") from None
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
 
 
 def _git_revision() -> str:
@@ -275,6 +269,7 @@ def _run_record(job: Job, manifest: Manifest, started: float, recipe: Recipe) ->
         "started": started,
         "seconds": time.time() - started,
         "host": platform.node(),
+        "group": os.getpgrp(),
         "user": os.environ.get("USER", ""),
         "git_revision": _git_revision(),
         "versions": versions,
@@ -282,10 +277,3 @@ def _run_record(job: Job, manifest: Manifest, started: float, recipe: Recipe) ->
         "compute": recipe.value("compute"),
         "measured": job.measured,
     }
-
-
-def _write_record(folder: Path, record: Json) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = temporary(folder, "run")
-    write_json(partial, record)
-    partial.rename(folder / "run.json")

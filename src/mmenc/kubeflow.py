@@ -20,16 +20,21 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmenc.artifact import Artifact, Manifest, read_json, temporary, write_json
-from mmenc.cluster import COMPUTE, STATE
+from mmenc.artifact import Artifact, Manifest, read_json, replace_json, write_json
+from mmenc.cluster import COMPUTE, SHARE, STATE
 from mmenc.compare import compare
 from mmenc.errors import Refused
+from mmenc.facets import headline
 from mmenc.job import execute
+from mmenc.page import page as page_html
+from mmenc.page import table
 from mmenc.recipe import Recipe, parse
+from mmenc.share import Share, assist
 from mmenc.steps import Step, find
 from mmenc.store import is_remote
 from mmenc.tables import page_of
@@ -37,8 +42,8 @@ from mmenc.tables import page_of
 Sections = Mapping[str, Any]
 Inputs = Mapping[str, Any]
 PLANNED = {"accelerator", "accelerators", "peak_tflops", "utilisation", "utilisation_source", "memory_gb", "watts"}
-PLANNED |= {"price_per_hour", "currency"}
-"""Keys of `compute` that the plan reads; with `counts` and `cluster` they are no arguments of a task."""
+PLANNED |= {"price_per_hour", "currency", "nodes"}
+"""Keys of `compute` that the plan and the launcher read; with `counts` and `cluster` they are no arguments of a task."""
 PAGES = {"validate": "report.html", "report": "report.html", "release": "README.md"}
 """File of the artifact that a face shows in the UI; the other pages are made of facts (`tables.py`)."""
 
@@ -57,7 +62,7 @@ def identifiers(prefix: str, names: Iterable[str]) -> dict[str, str]:
 def send(recipe: Recipe) -> dict[str, Any]:
     """The sections as parameters, each phase one of its own, so that changing one in the UI leaves the others cached.
 
-    Kubeflow sorts the keys of a dict: waves and buckets keep theirs in `_order`, a phase its name in `_name`. `compute`
+    Kubeflow keeps no order of a dict's keys: waves and buckets have theirs in `_order`, a phase its name in `_name`. `compute`
     is only what running reads: a change of price, plan or cluster must not train again. `store` is a parameter of its
     own, because every step needs it, and not every step the rest.
     """
@@ -140,34 +145,61 @@ def run_step(
     A refusal ends the process with its sentence and the exit code of the contract.
     """
     given = {role: artifact for role, artifact in inputs.items() if artifact is not None}
-    try:
+    with _sentences():
         _run(find(f"{step}@{version}"), name, sections, given, out, metrics, page, scripts)
+
+
+def assist_step(step: str, version: int, share: str, sections: Sections, inputs: Inputs, metrics: Any, page: Any) -> None:
+    """Make a share of a step's parts; what is left for the UI is which."""
+    with _sentences(), _workplace(Path(metrics.path), inputs) as (work, dirs):
+        row = find(f"{step}@{version}")
+        made = assist(row, "", complete(sections), work / row.folder, dirs, Share.parse(share))["made"]
+        values = {f"{stage}.made": counts["made"] for stage, counts in made.items()}
+        metrics.metadata.update(values)
+        write_json(Path(metrics.path), values)
+        rows = [[stage, counts["made"], counts["of"]] for stage, counts in made.items()]
+        parts = [table(["stage", "parts made here", "of"], rows, sortable=False)] if rows else ["The step was finished already."]
+        Path(page.path).write_text(page_html(f"{step}, share {share}", parts), encoding="utf-8")
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """A refusal ends the process with its sentence and the exit code of the contract."""
+    try:
+        yield
     except Refused as error:
         print(f"mmenc: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
 
 
+@contextmanager
+def _workplace(beside: Path, inputs: Inputs) -> Iterator[tuple[Path, dict[str, Path | str]]]:
+    """A temporary folder beside an output, and the places of the roles."""
+    beside.absolute().parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".mmenc.", dir=beside.absolute().parent))
+    try:
+        _state(work)
+        yield work, {role: _folder(work / "inputs" / role, given) for role, given in inputs.items()}
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _run(step: Step, name: str, sections: Sections, inputs: Inputs, out: Any, *shown: Any) -> None:
     recipe = complete(sections, name)
     target = Path(out.path).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".mmenc.", dir=target.parent))
-    try:
-        _state(work)
-        dirs = {role: _folder(work / "inputs" / role, given) for role, given in inputs.items()}
+    share = Share.parse(text) if (text := os.environ.get(SHARE)) else None
+    with _workplace(target, inputs) as (work, dirs):
         if step.name == "train":
             _same_parent(recipe.phases[name].init if name in recipe.phases else "", Path(dirs["init"]), name)
         _bring_records(work / ".runs", inputs)
         made = work / step.folder.format(name=name)
-        manifest = execute(step, name, recipe, made, dirs)
+        manifest = execute(step, name, recipe, made, dirs, share=share)
         _show(step, made, manifest, *shown)
         record = read_json(work / ".runs" / manifest.digest / "run.json")
         out.metadata |= describe(manifest) | {"run": record, "runs": _pack(_records(inputs) | {manifest.digest: record})}
         if target.exists():
             shutil.rmtree(target) if target.is_dir() else target.unlink()
         made.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _state(work: Path) -> None:
@@ -202,9 +234,14 @@ def _same_parent(expected: str, path: Path, name: str) -> None:
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
-    """What the UI shows of an artifact: its names, its hashes and its facts, of tables their length."""
+    """What the UI shows of an artifact: its names and hashes, those of its parents, and its facts, of tables their length.
+
+    The same as the OpenLineage events say (events.py); short, because all metadata travels on a command line.
+    """
     facts = {f"fact.{k}": len(v) if isinstance(v, dict | list) else v for k, v in manifest.facts.items()}
-    return {key: getattr(manifest, key) for key in ("step", "name", "version", "digest", "content")} | facts
+    parents = {f"parent.{p.role}": {"digest": p.digest, "content": p.content} for p in manifest.parents}
+    names: dict[str, Any] = {key: getattr(manifest, key) for key in ("step", "name", "version", "digest", "content")}
+    return names | parents | {"inputs": len(manifest.inputs), "figures": headline(manifest.facts)} | facts
 
 
 def figures(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -257,11 +294,7 @@ def _bring_records(runs: Path, inputs: Inputs) -> None:
     for digest, record in _records(inputs).items():
         path = runs / digest / "run.json"
         if record and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Other pods read this folder, too, where it is kept between them.
-            partial = temporary(path.parent, "run")
-            write_json(partial, record)
-            partial.rename(path)
+            replace_json(path, record)
 
 
 def show_comparison(names: Sequence[str], scores: Sequence[Any], evaluate: Mapping[str, Any], metrics: Any, page: Any) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from mmenc.errors import Refused, nearest
-from mmenc.recipe import Recipe, _Loader, parse
+from mmenc.recipe import Recipe, parse
+from mmenc.strict import Loader
 
 
 def _set(data: dict[str, Any], word: str) -> None:
@@ -17,7 +18,7 @@ def _set(data: dict[str, Any], word: str) -> None:
     if not eq or not all(keys):
         raise Refused(f"-S {word}: expected PATH=VALUE, such as phases.extend.mask=0.2")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader subclass)
+        value = yaml.load(text, Loader=Loader)  # noqa: S506 (a SafeLoader subclass)
     except yaml.YAMLError:
         raise Refused(f"-S {word}: {text!r} is no YAML value") from None
     if value is None:

@@ -110,18 +110,25 @@ def _cell(cell: Cell, low: float, high: float) -> Html:
 
 
 def table(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], sortable: bool = True, heat: Iterable[str] = (), find: str = ""
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    sortable: bool = True,
+    heat: Iterable[str] = (),
+    find: str = "",
+    scale: tuple[float, float] | None = None,
 ) -> Html:
     """Make a table; columns in `heat` are shaded from their least to their largest figure, in one hue that all eyes read.
 
-    With `find`, a box of that name hides the rows that do not hold every word typed into it.
+    `scale` are the least and the largest figure of all of them together, for a matrix. With `find`, a box of that name
+    hides the rows that do not hold every word typed into it.
     """
     hot, spans = set(heat), []
     for i, header in enumerate(headers):
         plain = [cell.value if isinstance(cell := row[i], Marked) else cell for row in rows]
         seen = [c for c in plain if isinstance(c, (int, float)) and math.isfinite(c)]
         numeric = bool(seen) and not any(isinstance(c, str) for c in plain)
-        spans.append((min(seen), max(seen), numeric) if seen and header in hot else (0.0, 0.0, numeric))
+        low, high = scale or ((min(seen), max(seen)) if seen else (0.0, 0.0))
+        spans.append((low, high, numeric) if seen and header in hot else (0.0, 0.0, numeric))
     names = [tag("button", h, type="button") if sortable else h for h in headers]
     head = [tag("th", h, scope="col", class_="n" if s[2] else None) for h, s in zip(names, spans, strict=True)]
     body = (tag("tr", *(_cell(c, s[0], s[1]) for c, s in zip(row, spans, strict=True))) for row in rows)
@@ -152,7 +159,7 @@ th button::after{{content:"\u00a0↕";color:var(--soft)}}th[aria-sort=ascending]
 th[aria-sort=descending] button::after{{content:"\u00a0↓"}}summary{{cursor:pointer;font-weight:600}}.wrap,figure{{margin:14px 0}}
 text{{fill:var(--ink);font:12px system-ui,"Noto Sans",sans-serif;unicode-bidi:plaintext}}
 .in{{fill:#fff;font-size:11px;paint-order:stroke;stroke:#000b;stroke-width:2.5px;pointer-events:none}}
-.grid{{stroke:var(--rule)}}.whisker{{stroke:var(--ink);fill:none}}.axis{{stroke:var(--soft);fill:none}}.l{{fill:none;stroke:var(--c);stroke-width:2}}.f{{fill:var(--c)}}
+.grid{{stroke:var(--rule)}}.whisker{{stroke:var(--ink);fill:none}}.axis{{stroke:var(--soft);fill:none}}.l{{fill:none;stroke:var(--c);stroke-width:2}}.f{{fill:var(--c)}}.k{{fill:var(--bg)}}
 .cut{{stroke:var(--bg)}}.other{{--c:#8b929a}}pattern path{{stroke:#fff;stroke-width:1.4;opacity:.5}}
 {"".join(f".c{i}{{--c:var(--c{i})}}" for i in range(8))}
 input[type=search]{{font:inherit;padding:6px 10px;width:min(30em,100%);border:1px solid var(--rule);border-radius:8px;

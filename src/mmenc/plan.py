@@ -222,6 +222,7 @@ def _mixed(recipe: Recipe, name: str, mixture: Mixture, n: Mapping[str, int], re
         "tokens": phase.tokens,
         "context": phase.context,
         "mask": phase.mask,
+        "changes": [change.model_dump(mode="json") for change in phase.changes],
         "temperature": phase.temperature,
         "languages": {t: {**row(t, q), "first_phase": first[t]} for t, q in mixture.languages.items()},
         "buckets": {b: {**row(s := phase.buckets[b].source, q), "source": s} for b, q in mixture.buckets.items()},
@@ -269,7 +270,9 @@ def _totals(recipe: Recipe, phases: Json, n: Mapping[str, int], read: Mapping[st
     keys = ("tokens", "steps", "flops", "gpu_hours", "hours", "cost", "kwh", "disk_bytes")
     totals = {key: sum(phase[key] for phase in phases.values()) for key in keys}
     folders = {folder for name in recipe.phases for folder in read[name]}
-    totals["disk_bytes"] += tree_bytes(parameters, recipe.tokenizer.vocab_size, sum(n[f] for f in folders))
+    totals["disk_bytes"] += tree_bytes(
+        parameters, recipe.tokenizer.vocab_size, sum(n[f] for f in folders), recipe.compute.keep_states
+    )
     return {
         **totals,
         "memory_bytes": max(phase["memory_bytes"] for phase in phases.values()),

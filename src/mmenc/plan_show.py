@@ -81,8 +81,9 @@ def show_plan(console: Console, plan: Json, name: str, every_language: bool) -> 
     )
     console.print(_reading(plan))
     console.print(_spending(plan))
+    devices = compute["accelerators"] * compute["nodes"]
     console.print(
-        f"{compute['accelerators']} × {compute['accelerator']}, {compute['peak_tflops']:g} TFLOP/s at most, at "
+        f"{devices} × {compute['accelerator']}, {compute['peak_tflops']:g} TFLOP/s at most, at "
         f"{100 * compute['utilisation']:g} % ({compute['utilisation_source']}); "
         f"{_gigabytes(plan['totals']['disk_bytes'])} of disk",
         soft_wrap=True,
@@ -120,7 +121,7 @@ def _reading(plan: Json) -> Table:
             f"{row['steps']:,}",
             big(row["batch_tokens"]),
             f"{row['context']:,}",
-            f"{100 * row['mask']:g} %",
+            " → ".join(f"{100 * mask:g} %" for mask in [row["mask"], *(c["mask"] for c in row["changes"] if "mask" in c)]),
             f"{row['temperature']:g}",
             f"{len(languages):,}" + (f" + {len(row['buckets'])}" if row["buckets"] else ""),
             f"{sum(1 for v in languages.values() if v['first_phase'] == name):,}",

@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import yaml
+
 from mmenc.artifact import clear_stale, read_json
 from mmenc.errors import Refused
 from mmenc.recipe import load
 
 ARTIFACTS = Path("artifacts")
 DEFAULT_DATA = Path("data")
+LOCK = Path("dvc.lock")
 
 
 def prepare(params: Path) -> None:
@@ -36,6 +39,21 @@ def prepare(params: Path) -> None:
                     shutil.rmtree(instance)
     if ARTIFACTS.is_dir():
         clear_stale(ARTIFACTS)
+    _set_cut_lock_aside()
+
+
+def _set_cut_lock_aside() -> None:
+    """DVC writes dvc.lock in place, a tenth of a second for each stage: killed then, it cannot read its own file any more."""
+    if not LOCK.exists():
+        return
+    try:
+        plain = yaml.safe_load(LOCK.read_text(encoding="utf-8"))
+        whole = "schema" in plain and all("cmd" in stage for stage in plain.get("stages", {}).values())
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        aside = LOCK.replace(LOCK.with_suffix(".lock.broken"))
+        print(f"{LOCK}: was cut while DVC wrote it, set aside as {aside}; finished steps are found again by their digests")
 
 
 def closing_screen(params: Path) -> None:

@@ -29,12 +29,12 @@ class Bar:
 
     def __init__(self, title: str, total: float, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = 0.0
+        self.done, self.note = 0.0, ""
         self.started = self.printed = time.monotonic()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Count `amount` more; `note` is shown beside the bar (loss, tokens per second)."""
-        self.done += amount
+        self.done, self.note = self.done + amount, note or self.note
         now = time.monotonic()
         if now - self.printed >= LINE_EVERY:
             self.printed = now
@@ -58,17 +58,34 @@ class _RichBar(Bar):
         self.progress.start()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
+        self.done, self.note = self.done + amount, note or self.note
         self.progress.update(self.task, advance=amount)
         if note:
             self.progress.update(self.task, note=note)
+
+
+_shown: list[Bar] = []
+"""Bars of this process that are at work, the innermost last."""
+
+
+def now() -> dict[str, float | str]:
+    """How far the innermost bar is, for who watches from outside (mmenc.heartbeat); {} without one."""
+    if not _shown:
+        return {}
+    at = _shown[-1]
+    seconds = time.monotonic() - at.started
+    left = {"seconds_left": round(seconds * (at.total - at.done) / at.done, 1)} if at.done else {}
+    return {"title": at.title, "done": at.done, "total": at.total, "unit": at.unit, "note": at.note, **left}
 
 
 @contextmanager
 def bar(title: str, total: float, unit: str = "") -> Iterator[Bar]:
     """Show the progress of a block of work."""
     shown = _RichBar(title, total, unit) if sys.stdout.isatty() else Bar(title, total, unit)
+    _shown.append(shown)
     try:
         yield shown
     finally:
+        _shown.remove(shown)
         if isinstance(shown, _RichBar):
             shown.progress.stop()

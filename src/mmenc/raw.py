@@ -9,11 +9,10 @@ in the manifest where a local file has its sha256; without versioning in the buc
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -23,6 +22,7 @@ from mmenc.errors import Refused, nearest
 from mmenc.store import PATIENCE, Store, is_remote
 
 if TYPE_CHECKING:
+    from mmenc.data.sources.listing import Listing
     from mmenc.recipe import Recipe
     from mmenc.steps import Step
 
@@ -30,6 +30,8 @@ Places = Mapping[str, Path | str]
 """Directories by role; raw data may also be a pointer to a bucket's objects, or the bucket's address."""
 SOURCE = "source"
 """Role of a released model that is taken over, where it does not lie at the path that the recipe names."""
+COMPARE, TOKENIZER = "tokenizer.compare", "tokenizer.json"
+"""Of a folder that this parameter names only this file counts."""
 
 
 def read_pointer(place: str, patience: float = PATIENCE) -> Json:
@@ -63,7 +65,8 @@ def _checked(text: str, place: str) -> Json:
     return pointer
 
 
-def _from_bucket(place: str, patience: float) -> Json:
+def objects_below(place: str, patience: float = PATIENCE) -> tuple[str, list[Json]]:
+    """The address of a bucket's folder, and `{path, version, bytes}` of all objects below it, sorted."""
     store = Store(place, patience, versions=True)
 
     def rows() -> list[Json]:
@@ -72,10 +75,14 @@ def _from_bucket(place: str, patience: float) -> Json:
 
     # A name that ends in a slash is a folder's marker, as the S3 console makes them.
     found = [row for row in store.attempt(rows) if not row["path"].endswith("/")]
-    objects = [row for row in found if not any(part.startswith(".") for part in row["path"].split("/"))]
+    return store.url, [row for row in found if not any(part.startswith(".") for part in row["path"].split("/"))]
+
+
+def _from_bucket(place: str, patience: float) -> Json:
+    url, objects = objects_below(place, patience)
     if not objects:
         raise Refused(f"{place}: holds no objects; expected one folder per language, such as {place}/eng_Latn")
-    return {"schema": 1, "base": store.url, "dvc": "", "objects": objects}
+    return {"schema": 1, "base": url, "dvc": "", "objects": objects}
 
 
 def _row(path: str, info: Json) -> Json:
@@ -92,13 +99,13 @@ def _from_dvc(pointer: Path) -> Json:
         raise Refused(f"{pointer}: there is no such file; `dvc add` makes it") from None
     except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError) as error:
         raise Refused(f"{pointer}: not a DVC file ({error})") from None
-    remotes = _remotes(pointer.parent)
+    known = remotes(pointer.parent)
     objects, base = [], ""
     for item in out.get("files", []):
         for remote, cloud in item.get("cloud", {}).items():
-            if remote not in remotes:
+            if remote not in known:
                 raise Refused(f"{pointer}: was pushed to the remote {remote!r}, which .dvc/config does not have")
-            base = base or remotes[remote].rstrip("/")
+            base = base or known[remote].rstrip("/")
             objects.append({"path": item["relpath"], "version": cloud["version_id"], "bytes": item["size"]})
             break
     if not objects:
@@ -109,7 +116,7 @@ def _from_dvc(pointer: Path) -> Json:
     return {"schema": 1, "base": f"{base}/{out['path']}", "dvc": str(out.get("md5", "")), "objects": objects}
 
 
-def _remotes(root: Path) -> dict[str, str]:
+def remotes(root: Path) -> dict[str, str]:
     """URLs of DVC's remotes by name, from .dvc/config and .dvc/config.local."""
     found: dict[str, str] = {}
     for name in ("config", "config.local"):
@@ -139,30 +146,6 @@ def write_pointer(source: str, target: str, patience: float = PATIENCE) -> tuple
     return target, len(pointer["objects"])
 
 
-def hash_raw(step: Step, dirs: Mapping[str, Path], folders: Sequence[str] | None = None) -> list[Json]:
-    """`[{path, sha256}]` of every file under the raw inputs (below `folders`, if given), sorted by path."""
-    rows: list[Json] = []
-    for role in step.raw:
-        root = dirs.get(role)
-        if root is None:
-            raise Refused(f"{step.name}: role {role} is missing; expected {role}=DIR")
-        if not root.is_dir():
-            raise Refused(f"{root}: no such directory; expected one folder per language, such as {root}/eng_Latn")
-        if not os.access(root, os.R_OK | os.X_OK):
-            raise Refused(f"{root}: cannot be read by this user (uid {os.getuid()}); make it readable")
-        roots = [root / f for f in folders] if folders else [root]
-        missing = next((r for r in roots if not r.is_dir()), None)
-        if missing:
-            raise Refused(f"{missing}: no such directory{nearest(missing.name, [p.name for p in root.iterdir()])}")
-        for path in sorted(p for r in roots for p in r.rglob("*") if p.is_file() and not p.name.startswith(".")):
-            if not path.resolve().is_relative_to(root.resolve()) and path.is_symlink() and ".dvc" not in path.resolve().parts:
-                raise Refused(f"{path}: is a link that leaves the folder {root}")
-            rows.append({"path": PurePosixPath(path.relative_to(root)).as_posix(), "sha256": sha256_file(path)})
-        if not rows:
-            raise Refused(f"{root}: holds no files; expected one folder per language, such as {root}/eng_Latn")
-    return sorted(rows, key=lambda r: str(r["path"]))
-
-
 def hash_source(step: Step, folder: Path) -> list[Json]:
     """`[{path, sha256}]` of what a step reads of a released model."""
     found = [name for name in step.source_files if (folder / name).is_file()]
@@ -171,76 +154,111 @@ def hash_source(step: Step, folder: Path) -> list[Json]:
     return [{"path": name, "sha256": sha256_file(folder / name)} for name in found]
 
 
-class Raw:
-    """Raw data behind a pointer: its rows for the manifest at once, its bytes when the step really runs."""
+def fetch_source(step: Step, place: str, cache: Path, patience: float) -> Path:
+    """What a step reads of a released model in a bucket, fetched anew: another release may lie there since."""
+    store, folder = Store(place, patience), cache / "source" / sha256_json(place)[:16]
+    for name in step.source_files:
+        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            store.fetch(name, folder / name)
+    return folder
 
-    def __init__(self, place: str, cache: Path, patience: float = PATIENCE, folders: Sequence[str] | None = None) -> None:
-        self.pointer = read_pointer(place, patience)
-        objects: list[Json] = self.pointer["objects"]
-        present = {o["path"].partition("/")[0] for o in objects}
-        if missing := next((f for f in folders or () if f not in present), None):
-            raise Refused(f"{place}: has no folder {missing}{nearest(missing, present)}")
-        self.objects = sorted((o for o in objects if not folders or o["path"].partition("/")[0] in folders), key=_path)
-        self.store = Store(self.pointer["base"], patience, versions=True)
-        self.cache = cache
 
-    def inputs(self) -> list[Json]:
-        """`[{path, version}]` for the manifest."""
-        return [{"path": o["path"], "version": o["version"]} for o in self.objects]
-
-    def fetch(self) -> Path:
-        """Bring every object here in the version that the pointer names; what is here already stays."""
-        folder = self.cache / "raw" / sha256_json([self.pointer["base"], self.inputs()])[:16]
-
-        def bring(item: Json) -> None:
-            target = folder / item["path"]
-            if target.is_file() and target.stat().st_size == item["bytes"]:
+def fetch_object(store: Store, item: Json, target: Path) -> None:
+    """Bring one object `{path, version, bytes}` in exactly that version; what comes instead of it is refused."""
+    uri = store.uri(item["path"])
+    versioned = not item["version"].startswith("etag:")
+    key = item["path"] + (f"?versionId={item['version']}" if versioned and store.s3 else "")
+    try:
+        for last in (False, True):
+            store.fetch(key, target)
+            # Asked afterwards: what is replaced while it is fetched must not pass for what the pointer names.
+            if not versioned and _row("", _info(store, key))["version"] != item["version"]:
+                raise Refused(f"{uri}: was changed since the pointer was written; run `mmenc point` again")
+            if (found := target.stat().st_size) == item["bytes"]:
                 return
-            self._bring(item, target)
-
-        self.store.each(bring, self.objects)
-        return folder
-
-    def _bring(self, item: Json, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        uri = f"{self.pointer['base']}/{item['path']}"
-        versioned = not item["version"].startswith("etag:")
-        key = item["path"] + (f"?versionId={item['version']}" if versioned and self.store.s3 else "")
-        with tempfile.TemporaryDirectory(prefix=".tmp.", dir=target.parent) as place:
-            partial = Path(place) / "object"
-            try:
-                self.store.fetch(key, partial)
-                # Asked afterwards: what is replaced while it is fetched must not pass for what the pointer names.
-                if not versioned and _row("", self._info(key))["version"] != item["version"]:
-                    raise Refused(f"{uri}: was changed since the pointer was written; run `mmenc point` again")
-            except FileNotFoundError:
-                raise Refused(f"{uri}: version {item['version']} is gone from the bucket; run `mmenc point` again") from None
-            if (found := partial.stat().st_size) != item["bytes"]:
+            if last:  # a body that ends too early is fetched once more before anybody is blamed
                 raise Refused(f"{uri}: has {found} bytes, the pointer says {item['bytes']}; run `mmenc point` again")
-            partial.rename(target)
-
-    def _info(self, key: str) -> Any:
-        return self.store.attempt(lambda: self.store.fs.info(self.store.path(key)))
+    except FileNotFoundError:
+        raise Refused(f"{uri}: version {item['version']} is gone from the bucket; run `mmenc point` again") from None
 
 
-def _path(item: Json) -> str:
-    return str(item["path"])
+def _info(store: Store, key: str) -> Any:
+    return store.attempt(lambda: store.fs.info(store.path(key)))
 
 
-def raw_inputs(step: Step, recipe: Recipe, dirs: Places, cache: Path) -> tuple[dict[str, Path | Raw], list[Json]]:
-    """Where the plain inputs of a step are, and their rows for the manifest."""
-    places: dict[str, Path | Raw] = {}
+def raw_inputs(step: Step, recipe: Recipe, dirs: Places, cache: Path) -> tuple[dict[str, Path], list[Json], Listing | None]:
+    """Plain directories that a step reads, the rows of all its inputs for the manifest, and what ingest has to read."""
+    from mmenc.data.sources.listing import find
+
+    places: dict[str, Path] = {}
     rows: list[Json] = []
-    chosen = None if recipe.ingest.languages == "all" else recipe.ingest.languages
+    listing = None
     for role in step.raw:
-        place = dirs.get(role)
-        if place is not None and (is_remote(place) or Path(place).is_file()):
-            raw = Raw(str(place), cache, recipe.compute.store_patience, chosen)
-            places[role], rows = raw, rows + raw.inputs()
-        else:
-            rows += hash_raw(step, {k: Path(v) for k, v in dirs.items()}, chosen)
-            places[role] = Path(dirs[role])
-    if step.source and (named := recipe.value(step.source)) not in ("random", "train"):
-        folder = Path(dirs.get(SOURCE, named))
+        if (place := dirs.get(role)) is None:
+            raise Refused(f"{step.name}: role {role} is missing; expected {role}=DIR")
+        listing = find(recipe.ingest, str(place), recipe.compute.store_patience, recipe.compute.threads)
+        places[role], rows = listing.root, rows + listing.rows
+    if step.source and SOURCE in dirs and not recipe.value(step.source):
+        raise Refused(
+            f"{step.name}: role {SOURCE} is given and {step.source} is empty; name the release there, or leave {SOURCE} out"
+        )
+    if step.source and (named := recipe.value(step.source)) not in ("random", "train", ""):
+        place = dirs.get(SOURCE, named)
+        folder = fetch_source(step, str(place), cache, recipe.compute.store_patience) if is_remote(place) else Path(place)
         places[step.source], rows = folder, rows + hash_source(step, folder)
-    return places, rows
+    for parameter in step.files:
+        if named := recipe.value(parameter):
+            places[parameter], found = named_input(parameter, str(named), cache, recipe.compute.store_patience)
+            rows += found
+    return places, rows, listing
+
+
+def named_input(parameter: str, place: str, cache: Path, patience: float) -> tuple[Path, list[Json]]:
+    """A file or folder that a parameter names, here or in a bucket; its rows begin with the parameter."""
+    if is_remote(place):
+        alone = _single(place, patience)
+        pointer: Json = {"base": place.rpartition("/")[0], "objects": [alone]} if alone else read_pointer(place, patience)
+        if parameter == COMPARE and not alone:
+            pointer["objects"] = [o for o in pointer["objects"] if o["path"] == TOKENIZER]
+            if not pointer["objects"]:
+                raise Refused(f"{parameter}: {place} has no {TOKENIZER}; expected such a file or a folder with one")
+        rows = [{"path": f"{parameter}/{o['path']}", "version": o["version"]} for o in pointer["objects"]]
+        root, store = cache / "named" / sha256_json([pointer["base"], rows])[:16], Store(pointer["base"], patience, versions=True)
+        for item in pointer["objects"]:
+            target = root / item["path"]
+            if not target.is_file() or target.stat().st_size != item["bytes"]:
+                fetch_object(store, item, target)
+        return root / pointer["objects"][0]["path"] if alone or parameter == COMPARE else root, rows
+    root = Path(place)
+    if parameter == COMPARE and root.is_dir():
+        root /= TOKENIZER
+    if not root.exists():
+        hint = nearest(root.name, [p.name for p in root.parent.iterdir()]) if root.parent.is_dir() else ""
+        raise Refused(
+            f"{parameter}: there is no {str(root)!r}{hint}; expected a file or folder that this machine can read, or s3://…"
+        )
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise Refused(f"{parameter}: {place!r} holds no files")
+    base = root.parent if root.is_file() else root
+    try:
+        return root, [{"path": f"{parameter}/{p.relative_to(base).as_posix()}", "sha256": sha256_file(p)} for p in files]
+    except OSError as error:
+        raise Refused(f"{parameter}: {error.filename} cannot be read ({error.strerror}); make it readable") from None
+
+
+def _single(place: str, patience: float) -> Json | None:
+    """The row of an address that is one object itself; None for a folder, and for a pointer, which names others."""
+    folder, _, name = place.rpartition("/")
+    if not name or folder.endswith("/"):
+        return None
+    store = Store(folder, patience, versions=True)
+    try:
+        info = _info(store, name)
+    except FileNotFoundError:
+        return None
+    if info["type"] != "file":
+        return None
+    found = store.read_json(name)[0] if name.endswith(".json") else None
+    return None if isinstance(found, dict) and {"schema", "base", "objects"} <= found.keys() else _row(name, info)

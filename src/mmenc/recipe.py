@@ -8,7 +8,6 @@ Defaults are mmBERT's where it published one (arXiv 2509.06888; its six training
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,20 +17,10 @@ from pydantic import Field, ValidationError
 
 from mmenc.errors import Refused
 from mmenc.fields import Count, Name, Section
-from mmenc.sections import (
-    Clean,
-    Compute,
-    Evaluate,
-    Ingest,
-    LanguageSet,
-    Merge,
-    Model,
-    Phase,
-    Release,
-    Tokenize,
-    Tokenizer,
-    Validate,
-)
+from mmenc.sections import Compute, Evaluate, LanguageSet, Merge, Model, Phase, Release
+from mmenc.sections_data import Clean, Ingest, Tokenize, Tokenizer, Validate
+from mmenc.strict import Loader
+from mmenc.suites import read_suites
 
 
 class Recipe(Section):
@@ -68,34 +57,12 @@ class Recipe(Section):
         return chain[::-1]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers (`8e-4` is a float) and no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise Refused(f"line {key_node.start_mark.line + 1}: key {key!r} stands there twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*)$"),
-    list("-+0123456789."),
-)
-
-
 def _sentence(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     # Union branches add their type's name to the location; keys of params.yaml are what the user can look up.
     path = ".".join(str(p) for p in first["loc"] if not str(p).startswith(("list[", "constrained-", "literal[")))
+    if first["type"] == "source":
+        return f"{where}: {path}: {first['msg']}"
     if first["type"] == "unknown_key":
         return f"{where}: {path + ': ' if path else ''}{first['msg']}"
     if first["type"] == "missing":
@@ -126,11 +93,26 @@ def load(path: Path) -> Recipe:
     except UnicodeDecodeError as error:
         raise Refused(f"{path}: not UTF-8 at byte {error.start}") from None
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader subclass)
+        data = yaml.load(text, Loader=Loader)  # noqa: S506 (a SafeLoader subclass)
     except Refused as error:
         raise Refused(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         raise Refused(f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}") from None
-    return parse(data, str(path))
+    from mmenc.data.tags import check_waves
+
+    recipe = parse(_with_suites(data, path), str(path))
+    check_waves(recipe, str(path))
+    return recipe
+
+
+def _with_suites(data: object, path: Path) -> object:
+    """Add the suites of `validate.expectations`, a folder beside which the commands run (as `ingest.root`)."""
+    section = data.get("validate") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(section, dict):
+        return data
+    if "suites" in section:
+        raise Refused(f"{path}: validate.suites is read from files; write them into the folder that validate.expectations names")
+    folder = Path(str(section.get("expectations", Validate().expectations)))
+    return {**data, "validate": {**section, "suites": read_suites(folder)}}

@@ -12,9 +12,9 @@ import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from mmenc.artifact import Json, Parent, Request, atomic_directory, sha256_file
+from mmenc.artifact import Json, Parent, Request, atomic_directory, payload, sha256_file
 from mmenc.errors import Refused
 from mmenc.store import Changed, Store, Unreachable
 
@@ -22,6 +22,11 @@ WHILE_TRAINING = 20.0
 """Seconds that training waits for the store: below Kubernetes' 30 s between SIGTERM and SIGKILL."""
 AFTER_OUTAGE = 60.0
 """Seconds until the next try: training must not spend its time waiting for a store that is down."""
+
+
+def request_of(plain: Json) -> Request:
+    """The inverse of `asdict`."""
+    return Request(**{**plain, "parents": tuple(Parent(**p) for p in plain["parents"]), "inputs": tuple(plain["inputs"])})
 
 
 class Mirror:
@@ -46,9 +51,7 @@ class Mirror:
     @classmethod
     def taken_over(cls, plain: Json, folder: Path) -> Mirror:
         """The mirror of another process, which writes no more."""
-        asked = plain["request"]
-        request = Request(**{**asked, "parents": tuple(Parent(**p) for p in asked["parents"])})
-        mirror = cls(Store(plain["url"], plain["patience"]), request, folder)
+        mirror = cls(Store(plain["url"], plain["patience"]), request_of(plain["request"]), folder)
         mirror.version, mirror.there = plain["version"], plain["there"]
         return mirror
 
@@ -125,8 +128,7 @@ class Mirror:
 
 
 def _files(folder: Path) -> list[str]:
-    names = (PurePosixPath(p.relative_to(folder)).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(n for n in names if not n.startswith((".tmp.", "kept/.tmp.")))
+    return [n for n in payload(folder) if not n.startswith((".tmp.", "kept/.tmp."))]
 
 
 def _newest(names: Iterable[str]) -> str:

@@ -29,6 +29,10 @@ class Step:
     source: str = ""
     """Parameter that may name a released model to take over; its `source_files` become `inputs` too."""
     source_files: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    """Parameters that may name a file or folder to read (empty: none); what lies there becomes `inputs` too."""
+    folders: tuple[str, ...] = ()
+    """Folders beside params.yaml that are read with the recipe (mmenc.suites): in its values, and dependencies of `dvc.yaml`."""
     large: tuple[str, ...] = ()
     """Files that the store owns where the recipe names one (`compute.store`)."""
 
@@ -47,23 +51,42 @@ TENSORS = ("*.safetensors",)
 TABLE: dict[str, Step] = {
     step.name: step
     for step in (
-        Step("ingest", "mmenc.data.ingest:run", 1, (), ("ingest",), "ingest", raw=("data",), large=SHARDS),
-        Step("clean", "mmenc.data.clean:run", 1, ("raw",), ("clean",), "clean", large=SHARDS),
-        Step("validate", "mmenc.data.validate:run", 1, ("clean",), ("validate",), "validate"),
+        Step("ingest", "mmenc.data.ingest:run", 2, (), ("ingest",), "ingest", raw=("data",), large=SHARDS),
+        Step(
+            "clean",
+            "mmenc.data.clean:run",
+            2,
+            ("raw",),
+            ("clean",),
+            "clean",
+            files=("clean.language_model", "clean.evaluation_texts"),
+            large=SHARDS,
+        ),
+        Step(
+            "validate",
+            "mmenc.data.validate:run",
+            2,
+            ("clean",),
+            ("validate",),
+            "validate",
+            files=("validate.previous",),
+            folders=("expectations",),
+        ),
         Step(
             "tokenizer",
             "mmenc.data.tokenizer:run",
-            1,
+            2,
             ("clean", "validate"),
             ("seed", "tokenizer"),
             "tokenizer",
             source="tokenizer.source",
             source_files=("tokenizer.json",),
+            files=("tokenizer.compare",),
         ),
         Step(
             "tokenize",
             "mmenc.data.tokenize:run",
-            1,
+            2,
             ("clean", "validate", "tokenizer"),
             ("tokenize",),
             "tokenize",
@@ -84,34 +107,37 @@ TABLE: dict[str, Step] = {
         Step(
             "train",
             "mmenc.train.step:run",
-            2,
+            3,
             ("tokens", "mixture", "init"),
             ("seed", "model", "tokenizer.vocab_size", "phases.{name}"),
             "train/{name}",
             image="gpu",
             large=TENSORS,
         ),
-        Step("merge", "mmenc.merge:run", 1, ("train*", "tokens"), ("seed", "model", "merge"), "merge", large=TENSORS),
+        Step("merge", "mmenc.merge:run", 2, ("train*", "tokens"), ("seed", "model", "merge"), "merge", large=TENSORS),
         Step(
             "evaluate",
             "mmenc.evaluate.step:run",
-            2,
+            5,
             ("model", "tokenizer", "tokens"),
             ("languages", "model", "evaluate"),
             "evaluate/{name}",
+            files=("evaluate.task_data",),
         ),
         Step(
             "release",
             "mmenc.release:run",
-            1,
+            2,
             ("model", "tokenizer", "evaluate", "validate", "tokens"),
             ("seed", "model", "evaluate", "release"),
             "release",
+            source="release.previous",
+            source_files=("scores.json", "manifest.json"),
         ),
         Step(
             "report",
             "mmenc.report.step:run",
-            1,
+            3,
             ("release", "evaluate*"),
             ("languages", "model", "phases", "merge", "evaluate", "release"),
             "report",

@@ -8,6 +8,7 @@ AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, or the pod's role), never the recipe's.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -35,6 +36,8 @@ TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts
 """Short and tried once: the waiting is ours, with a line that says so."""
 TRY_AGAIN = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 """Answers 400 to a transfer that broke on the way."""
+RENEW = 43_200.0
+"""Half of the day after which `mmenc gc` takes what nothing names for left behind."""
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 Result = TypeVar("Result")
 
@@ -111,10 +114,16 @@ class Store:
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None if there is none."""
+        found = self.info(key)
+        return None if found is None else found[0]
+
+    def info(self, key: str) -> tuple[int, float] | None:
+        """Bytes of an object and seconds since it was written, None if there is none."""
         try:
-            return int(self.attempt(lambda: self.fs.info(self.path(key)))["size"])
+            found = self.attempt(lambda: self.fs.info(self.path(key)))
         except FileNotFoundError:
             return None
+        return int(found["size"]), age_of(found)
 
     def put(self, path: Path, key: str, patience: float | None = None) -> None:
         """Copy a file to a key; the object appears whole or not at all."""
@@ -138,10 +147,17 @@ class Store:
             partial.unlink(missing_ok=True)
 
     def put_object(self, path: Path, sha256: str, patience: float | None = None) -> str:
-        """Give a file to the store under its hash, unless it is there; return its URI."""
+        """Give a file to the store under its hash, unless it is there; return its URI.
+
+        One that has been there for RENEW seconds is made young: `mmenc gc` drops old objects that nothing names yet.
+        """
         key = object_key(sha256)
-        if self.size(key) != path.stat().st_size:
+        found = self.info(key)
+        if found is None or found[0] != path.stat().st_size or (self.s3 and found[1] > RENEW):
             self.put(path, key, patience)
+        elif not self.s3:
+            with contextlib.suppress(OSError):  # of somebody else, or gone in this moment
+                os.utime(self.path(key))
         return self.uri(key)
 
     def fetch(self, key: str, target: Path) -> None:
@@ -211,6 +227,14 @@ class Store:
             raise Changed(key) from None
         return str(answer["ETag"])
 
+    def names(self, prefix: str) -> list[str]:
+        """Names of the objects right below a prefix."""
+        try:
+            listed: list[str] = self.attempt(lambda: self.fs.ls(self.path(prefix), detail=False))
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in listed)
+
     def remove(self, prefix: str, patience: float | None = None) -> None:
         """Delete everything below a key."""
         try:
@@ -241,6 +265,12 @@ class Store:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
 
         return self.attempt(read)
+
+
+def age_of(info: dict[str, Any]) -> float:
+    """Seconds since an object was written, from what the file system says of it (a bucket's prefix has no time: 0)."""
+    written = info.get("LastModified")
+    return time.time() - float(written.timestamp() if written else info.get("mtime", time.time()))
 
 
 def open_store(uri: str, patience: float = PATIENCE) -> tuple[Store, str]:

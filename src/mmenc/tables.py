@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mmenc.artifact import Json, Manifest
+from mmenc.card import settings_of_merge
 from mmenc.charts import line_chart
 from mmenc.page import Cell, Html, Marked, details, figures, page, table, tag
+from mmenc.report.intrinsic import script_table
 
 CELLS = 6_000
 """At most, in one table: about 330 KB."""
@@ -123,14 +125,23 @@ def _train(f: Json) -> Parts:
 
 
 def _merge(f: Json) -> Parts:
-    rows: list[list[Cell]] = [[f"{name} alone", Marked(loss, digits=4)] for name, loss in f["branches_alone"].items()]
+    tried = {r["branch"] for r in f["sweep"] if "branch" in r}
+    rows: list[list[Cell]] = [
+        [f"{name} alone", Marked(loss, digits=4)] for name, loss in f["branches_alone"].items() if name not in tried
+    ]
     for r in f["sweep"]:
-        settings = ", ".join(f"{k} {v:g}" for k, v in r.items() if k not in ("dev_loss", "sign_agreement"))
         chosen = "best" if r == f["chosen"] else ""
-        rows.append([f"{f['method']} {settings}", Marked(r["dev_loss"], chosen, "chosen" if chosen else "", 4)])
+        told = settings_of_merge(f["method"], r)
+        rows.append([told, Marked(r["dev_loss"], chosen, "chosen" if chosen else "", 4)])
+    losses: list[list[Cell]] = [
+        [t, *(Marked(x, digits=3) for x in row)]
+        for t, row in sorted(f["languages"].items(), key=lambda item: (item[1][-1] - item[1][0], item[0]))
+    ]
     return [
-        "Loss on dev text of all languages, by which the merge was chosen.",
+        f"Loss on dev text by the criterion `{f['criterion']}`, by which the merge was chosen.",
         table(["model", "dev loss"], rows, sortable=False),
+        "Dev loss per language; those that gain most over the base first.",
+        *_long(["language", *f["columns"]], losses),
     ]
 
 
@@ -146,6 +157,7 @@ def _evaluate(f: Json) -> Parts:
         f"Of the masked tokens that have a script, {100 * scripts['right']:.1f} % are answered in it. Rows: the masked token's; "
     )
     words += "columns: the guess's; bytes are pieces of a character, none are tokens without letters."
+    parts += [tag("h2", "By script"), script_table(f["by_script"])]
     return [*parts, tag("h2", "Scripts"), words, table(["script", *scripts["names"]], told, sortable=False)]
 
 

@@ -8,8 +8,8 @@ import tomllib
 from tests.containers.conftest import IMAGE, REVISION, TEST_IMAGE, docker, inside
 from tests.pipeline import REPO
 
-MEGABYTES = 1400
-"""Limit of the size; 1,255 when this was written, of which torch is 560 and the base 171."""
+MEGABYTES = 1600
+"""Limit of the size; 1,505 when this was written, of which torch is 560, the base 171 and pyarrow (Parquet, data sets) 166."""
 
 
 def test_it_is_of_this_revision_and_runs_what_it_is_told_as_nobody_in_particular(image):

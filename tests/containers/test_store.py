@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,3 +169,111 @@ def test_an_outage_in_the_middle_is_waited_for(cluster: Path, finished: Path, s3
     code, out = Pod(cluster, train(cluster), s3.env).end()
     assert code == 0, out
     assert "where it was finished before" in out
+
+
+class Node:
+    """A container in the place of a process, for the loopback cluster."""
+
+    def __init__(self, trainer: dict[str, Any], env: dict[str, str], log: Path) -> None:
+        self.name, self.code, self.looking = f"mmenc-{uuid.uuid4().hex[:12]}", None, threading.Lock()
+        given = [part for key, value in env.items() for part in ("--env", f"{key}={value}")]
+        words = [*trainer["command"], *trainer["args"]]
+        docker("run", "--detach", "--name", self.name, "--network", "host", *given, trainer["image"], *words)
+        with log.open("wb") as stream:
+            self.log = subprocess.Popen(["docker", "logs", "--follow", self.name], stdout=stream, stderr=stream)
+
+    def poll(self) -> int | None:
+        with self.looking:  # the server's threads ask at the same time, and the first to see the end removes the container
+            if self.code is None:
+                running, code = docker("inspect", "--format", "{{.State.Running}} {{.State.ExitCode}}", self.name).stdout.split()
+                if running == "false":
+                    self.log.wait(20)
+                    docker("rm", "--force", self.name)
+                    self.code = int(code)
+            return self.code
+
+    def send_signal(self, number: int) -> None:
+        docker("kill", "--signal", str(int(number)), self.name, check=False)
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+
+
+def saved(root: str) -> int:
+    """The newest step whose state lies in the store."""
+    store = Store(root)
+    found = [store.read_json(p.partition("nodes/")[2])[0] for p in store.fs.glob("runs/nodes/resume/*/current.json")]
+    return max((int(n.partition("/")[0]) for f in found if f for n in f["files"] if n[0].isdigit()), default=-1)
+
+
+def until(condition: Callable[[], bool], launcher: Pod) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, launcher.end()[1]
+        assert launcher.running(), launcher.end()[1]
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(900)
+def test_two_nodes_one_preempted_and_the_task_moved(cluster: Path, s3: S3, tmp_path: Path):
+    """The task and its TrainJob's nodes are containers: the task is stopped, tried again, then a spot node is taken away.
+
+    The phase is longer than in other tests: a signal arrives seconds after it is due where the machine is busy.
+    """
+    from mmenc.recipe import load
+    from mmenc.trainjob import template
+    from tests.trainer_server import trainer_server
+
+    alone, folder, root = tmp_path / "alone", tmp_path / "work", "s3://runs/nodes"
+    shutil.copytree(cluster, alone, symlinks=True)
+    shutil.rmtree(alone / "artifacts" / "train" / "pretrain", ignore_errors=True)  # of the tests before
+    recipe = json.loads((alone / "params.yaml").read_text())
+    recipe["phases"]["pretrain"]["tokens"] = 96_000
+    recipe["phases"]["pretrain"]["lr"]["peak"] = 1e-3  # at ten times that, 200 steps make percents of what rounding differs in
+    recipe["compute"] |= {"store": "s3://runs/alone", "checkpoint_seconds": 1000}
+    (alone / "params.yaml").write_text(json.dumps(recipe))
+    open_to_all(alone)
+    code, out = Pod(alone, commands(alone)["mixture@pretrain"], s3.env).end()
+    assert code == 0, out
+    shutil.copytree(alone, folder, symlinks=True)
+    code, out = Pod(alone, train(alone), s3.env).end()
+    assert code == 0, out
+
+    recipe["compute"] |= {"store": root, "nodes": 2, "checkpoint_seconds": 0}
+    recipe["compute"]["cluster"] = {"secrets": {"keys": {name: name for name in s3.env}}}
+    (folder / "params.yaml").write_text(json.dumps(recipe))
+    another_node(folder)
+    (folder / "cluster").mkdir()
+    with trainer_server(folder / "cluster") as server:
+        server.start, server.secrets = Node, {"keys": s3.env}
+        made = json.dumps(template(load(folder / "params.yaml"), "pretrain", IMAGE))
+        env = {**s3.env, "MMENC_TRAINJOB": made, "KUBECONFIG": str(folder / "cluster" / "config")}
+        open_to_all(folder)
+
+        launcher = Pod(folder, train(folder), env)
+        until(lambda: saved(root) >= 2, launcher)
+        launcher.kill("TERM")
+        code, out = launcher.end()
+        assert code == 75, out
+        first = saved(root)
+        assert f"is deleted, the state of step {first} is in the store; run again to go on" in out
+        assert not server.jobs
+        another_node(folder)
+
+        launcher = Pod(folder, train(folder), env)
+        until(lambda: saved(root) > first + 2, launcher)
+        (nodes,) = server.pods.values()
+        nodes[1].end()  # SIGTERM, as a spot node's notice
+        code, out = launcher.end()
+        assert code == 0, out
+        assert f"resumed at step {first}," in out, out
+        assert "failed (exit code 75); all nodes begin anew at step" in out, out
+        assert len(server.created) == 3
+        assert not server.jobs
+    facts = [read_json(f / "artifacts/train/pretrain/manifest.json")["facts"] for f in (folder, alone)]
+    assert [f["tokens"] for f in facts] == [facts[0]["tokens"]] * 2
+    for key in ("curve", "heldout"):
+        mine, one = ([loss for _, loss in f[key]] for f in facts)
+        assert mine == pytest.approx(one, rel=1e-4), key

@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from mmenc.artifact import read_json
 from mmenc.cli import main
+from mmenc.lock import locked
+from mmenc.prepare import prepare
 from tests.pipeline import commands, contents, run_all, run_stage, tiny_recipe, workplace, write_recipe
 
 GOOD = '{"text": "All human beings are born free and equal in dignity and rights."}\n'
@@ -67,7 +70,7 @@ def damage(kind: str, data: Path) -> None:
     ("kind", "expected"),
     [
         ("empty language", "data/fao_Latn: holds no documents"),
-        ("not utf-8", "data/fao_Latn/more.txt: line 1 or shortly after is not UTF-8"),
+        ("not utf-8", "data/fao_Latn/more.txt: line 1 is not UTF-8"),
         ("cut line", "data/fao_Latn/udhr.jsonl: line 31 is not JSON and the file ends in the middle of it: it was cut off"),
         ("cut zstd", "data/fao_Latn/more.jsonl.zst: cut off or damaged after line"),
         ("cut gzip", "data/fao_Latn/more.jsonl.gz: cut off or damaged after line"),
@@ -152,7 +155,7 @@ def test_words_that_are_wrong_are_named(finished, monkeypatch, capsys):
     assert main(["run", "tokenise", "--out", "x"]) == 1
     assert "no step is called 'tokenise'; did you mean 'tokenize'?" in fails(capsys)
     assert main(["run", "clean@9", "--out", "x", "raw=artifacts/ingest"]) == 1
-    assert "this mmenc has version 1 of the step" in fails(capsys)
+    assert "this mmenc has version 2 of the step" in fails(capsys)
     assert main(["run", "clean", "--out", "x"]) == 1
     assert "role raw is missing" in fails(capsys)
     assert main(["run", "train", "--name", "extent", "--out", "x", "tokens=artifacts/tokenize"]) == 1
@@ -257,20 +260,20 @@ def test_sigterm_in_training_saves_its_state_and_goes_on(finished, tmp_path, mon
     recipe["compute"]["checkpoint_seconds"] = 1000
     write_recipe(copy, recipe)
     words = commands(copy)["train@pretrain"]
-    from mmenc import job as runtime
+    from mmenc import stop
     from mmenc.train import step as training
 
-    original = training.Trainer.train_step
+    original = training.Trainer.step
 
-    def stop_at_seven(self, rows):
-        if self.loop.step == 7 and not runtime.stop_requested:
+    def stop_at_seven(self, made):
+        if self.loop.step == 7 and not stop.requested:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, rows)
+        return original(self, made)
 
-    monkeypatch.setattr(training.Trainer, "train_step", stop_at_seven)
+    monkeypatch.setattr(training.Trainer, "step", stop_at_seven)
     assert run_stage(copy, words, monkeypatch) == 75
     assert "stopped at step 8, its state is saved" in fails(capsys)
-    monkeypatch.setattr(training.Trainer, "train_step", original)
+    monkeypatch.setattr(training.Trainer, "step", original)
     assert run_stage(copy, words, monkeypatch) == 0
     assert "resumed at step 8" in capsys.readouterr().out
     assert contents(copy)["train/pretrain"] == expected
@@ -289,17 +292,17 @@ def test_a_damaged_newest_checkpoint_falls_back(finished, tmp_path, monkeypatch,
     words = commands(copy)["train@pretrain"]
     from mmenc.train import step as training
 
-    original = training.Trainer.train_step
+    original = training.Trainer.step
 
-    def die_at_nine(self, rows):
+    def die_at_nine(self, made):
         if self.loop.step == 9:
             raise RuntimeError("killed")
-        return original(self, rows)
+        return original(self, made)
 
-    monkeypatch.setattr(training.Trainer, "train_step", die_at_nine)
+    monkeypatch.setattr(training.Trainer, "step", die_at_nine)
     with pytest.raises(RuntimeError, match="killed"):
         run_stage(copy, words, monkeypatch)
-    monkeypatch.setattr(training.Trainer, "train_step", original)
+    monkeypatch.setattr(training.Trainer, "step", original)
     saved = sorted(p for p in (copy / "artifacts" / ".resume" / digest).iterdir())
     assert [int(p.name) for p in saved] == [8, 9]
     (saved[-1] / "model.safetensors").write_bytes(b"half")
@@ -338,6 +341,9 @@ def test_dvc_repro_killed_then_again_gives_equal_content(finished, corpus, tmp_p
     time.sleep(random.uniform(0.5, 4))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    # DVC may have been killed while it wrote its lock file; `make run` begins with this.
+    monkeypatch.chdir(folder)
+    prepare(Path("params.yaml"))
     done = call(dvc, "repro")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert contents(folder) == contents(finished)
@@ -345,6 +351,34 @@ def test_dvc_repro_killed_then_again_gives_equal_content(finished, corpus, tmp_p
     assert "Running stage" not in again.stdout
     assert "up to date" in again.stdout + again.stderr
     assert "train@pretrain" in call(dvc, "dag").stdout
+
+    # A lock file cut inside a stage's name, and in the middle of a stage that still parses.
+    lock = (folder / "dvc.lock").read_text()
+    for cut in (lock.index("  train@pretrain:") + 8, lock.index("  train@pretrain:") + 30):
+        (folder / "dvc.lock").write_text(lock[:cut])
+        prepare(Path("params.yaml"))
+        done = call(dvc, "repro")
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert "train pretrain: up to date" in done.stdout
+        assert contents(folder) == contents(finished)
+        assert (folder / "dvc.lock").read_text() == lock
+    assert (folder / "dvc.lock.broken").read_text() == lock[: lock.index("  train@pretrain:") + 8]
+
+
+def test_what_a_killed_process_left_beside_its_result_is_removed(finished, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    digest = read_json(copy / "artifacts" / "clean" / "manifest.json")["digest"]
+    left = copy / "artifacts" / ".resume" / digest
+    left.mkdir(parents=True)
+    (left / "part").write_text("x")
+    words = commands(copy)["clean"]
+    with locked(left):  # another process is at work with it
+        assert run_stage(copy, words, monkeypatch) == 0
+        assert left.exists()
+    assert run_stage(copy, words, monkeypatch) == 0
+    assert "clean: up to date" in capsys.readouterr().out
+    assert not left.exists()
+    assert not left.with_suffix(".lock").exists()
 
 
 def test_run_all_is_what_dvc_runs(finished):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from mmenc.steps import TABLE
+from mmenc.upkeep.bump import bump
 from tests.pipeline import REPO
 
 SOURCES = sorted((REPO / "src").rglob("*.py"))
@@ -61,7 +62,7 @@ def test_dvc_yaml_is_the_step_table():
         assert each["params"] == step.param_paths("${key}"), stage_name
         roles = dict(word.split("=") for word in words if "=" in word)
         assert sorted(roles) == sorted([*(r.rstrip("*") for r in step.reads), *step.raw]), stage_name
-        assert sorted(roles.values()) == sorted(each["deps"]), stage_name
+        assert sorted([*roles.values(), *step.folders]) == sorted(each["deps"]), stage_name
         assert words[words.index("--out") + 1] == out, stage_name
         assert ("--name" in words) == step.instances, stage_name
     assert seen == set(TABLE)
@@ -84,3 +85,18 @@ def test_no_absolute_path_and_no_registry_host():
 def test_the_product_does_not_depend_on_shared():
     for path in [*SOURCES, REPO / "Makefile", REPO / "dvc.yaml", REPO / "params.yaml"]:
         assert "../shared" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPO)))
+def test_every_module_says_what_it_decides(path: Path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = text.partition("\n\n")[0]
+    assert len(first.split()) >= 5, f"{path}: the docstring opens with {first!r}"
+    assert re.search(r"[.:;]", first), path
+
+
+@pytest.mark.parametrize("step", TABLE)
+def test_a_version_is_raised_everywhere_at_once(step: str):
+    for path, text in bump(step, REPO).items():
+        assert text != path.read_text(encoding="utf-8")
+        assert len(text) == len(path.read_text(encoding="utf-8"))

@@ -20,6 +20,7 @@ from mmenc.artifact import Artifact, Manifest, Parent, Request, read_json, sha25
 from mmenc.cli import main
 from mmenc.errors import Refused
 from mmenc.kubeflow import complete, surroundings
+from mmenc.raw import named_input, write_pointer
 from mmenc.recipe import parse
 from mmenc.resume import Mirror
 from mmenc.steps import TABLE
@@ -88,6 +89,29 @@ def test_json_is_replaced_only_if_nobody_else_did(store: Store):
     assert store.read_json("a/state.json") == ({"n": 2}, second)
     store.put_json("a/state.json", {"n": 4})
     assert store.read_json("a/state.json")[0] == {"n": 4}
+
+
+def test_a_parameter_may_name_one_object_a_folder_or_a_pointer(s3: S3, tmp_path: Path):
+    base = f"s3://shared/{tmp_path.name}"
+    store = Store(base, 5)
+    for name in ("tokenizer.json", "model.safetensors", "model.bin"):
+        (tmp_path / name).write_text('{"model": {}}')
+        store.put(tmp_path / name, f"model/{name}")
+    pointer, _ = write_pointer(f"{base}/model", f"{base}/pointers/", 5)
+    for parameter, place, expected in [
+        ("tokenizer.compare", f"{base}/model/tokenizer.json", "tokenizer.json"),
+        ("tokenizer.compare", f"{base}/model", "tokenizer.json"),
+        ("tokenizer.compare", pointer, "tokenizer.json"),
+        ("clean.language_model", f"{base}/model/model.bin", "model.bin"),
+    ]:
+        path, rows = named_input(parameter, place, tmp_path / "cache", 5)
+        assert path.name == expected
+        assert path.read_text() == '{"model": {}}'
+        assert [r["path"] for r in rows] == [f"{parameter}/{expected}"]
+    assert len(named_input("clean.evaluation_texts", f"{base}/model", tmp_path / "cache", 5)[1]) == 3
+    for parameter, place in [("clean.language_model", f"{base}/none.bin"), ("tokenizer.compare", f"{base}/pointers")]:
+        with pytest.raises(Refused, match=r"holds no objects|has no tokenizer\.json"):
+            named_input(parameter, place, tmp_path / "cache", 5)
 
 
 def test_the_answer_to_a_write_may_be_lost(s3: S3):
@@ -595,7 +619,7 @@ def test_a_finished_result_needs_no_raw_data_and_markers_of_folders_are_none(s3,
         monkeypatch.chdir(folder)
         assert main(["run", "ingest", "--out", "artifacts/ingest", f"data={base}"]) == 0
     assert "where it was finished before" in capsys.readouterr().out
-    assert (tmp_path / "one" / "artifacts/.cache/raw").is_dir()
+    assert not list((tmp_path / "one" / "artifacts/.cache/raw").iterdir())  # an object is here only while it is read
     assert not (tmp_path / "two" / "artifacts/.cache/raw").exists()
     assert main(["point", "nothing.json", "--to", "pointer.json"]) == 1
     assert "nothing.json: cannot be read" in capsys.readouterr().err

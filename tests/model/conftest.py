@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,21 @@ SIZES: dict[str, Any] = {"vocab_size": 211, "hidden": 64, "layers": 5, "heads": 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def ready(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that the phase reads, and the phase as one process trained it."""
+    from tests.model.test_parallel import TRAIN, recipe
+    from tests.pipeline import commands, run_stage, workplace
+
+    folder = workplace(tmp_path_factory.mktemp("ready"), corpus, recipe())
+    stages = commands(folder)
+    needed = ("ingest", "clean", "validate", "tokenizer", "tokenize", "init", "mixture@pretrain", TRAIN)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in sorted(needed, key=list(stages).index):
+            assert run_stage(folder, stages[name], patch) == 0
+    return folder
 
 
 def small(**changes: Any) -> EncoderConfig:

@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from mmenc.artifact import read_json
 from mmenc.data.packing import Rows
@@ -23,10 +26,13 @@ from mmenc.errors import Refused
 from mmenc.model.encoder import dropout
 from mmenc.sections import Compute, Phase
 from mmenc.train import group as groups
+from mmenc.train import launch
 from mmenc.train import step as training
 from mmenc.train.group import Group, processes
 from mmenc.train.micro import NOTHING, cut
-from tests.pipeline import commands, run_stage, tiny_recipe, workplace, write_recipe
+from mmenc.train.prefetch import Prepared
+from mmenc.train.task import Task
+from tests.pipeline import commands, run_stage, tiny_recipe, write_recipe
 
 TRAIN = "train@pretrain"
 
@@ -46,18 +52,6 @@ def recipe(**compute: object) -> dict:
     plain["phases"]["pretrain"]["lr"] |= {"warmup": 4_000, "peak": 3e-3}
     plain["compute"] |= {"micro_batch_tokens": 192, "threads": 1, **compute}
     return plain
-
-
-@pytest.fixture(scope="module")
-def ready(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that the phase reads, and the phase as one process trained it."""
-    folder = workplace(tmp_path_factory.mktemp("ready"), corpus, recipe())
-    stages = commands(folder)
-    needed = ("ingest", "clean", "validate", "tokenizer", "tokenize", "init", "mixture@pretrain", TRAIN)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in sorted(needed, key=list(stages).index):
-            assert run_stage(folder, stages[name], patch) == 0
-    return folder
 
 
 def copy(ready: Path, target: Path, **compute: object) -> Path:
@@ -97,9 +91,9 @@ def assert_same_training(mine: Path, one: Path) -> None:
             assert (tensor.double() - right[key].double()).norm() <= 1e-4 * right[key].double().norm(), key
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_several_processes_train_as_one(ready: Path, tmp_path: Path, monkeypatch, capfd, count: int):
-    folder = copy(ready, tmp_path / "w", processes=count)
+@pytest.mark.parametrize(("count", "sharding"), [(2, "none"), (3, "none"), (2, "full")])
+def test_several_processes_train_as_one(ready: Path, tmp_path: Path, monkeypatch, capfd, count: int, sharding: str):
+    folder = copy(ready, tmp_path / "w", processes=count, sharding=sharding)
     assert run_stage(folder, commands(folder)[TRAIN], monkeypatch) == 0
     out, err = capfd.readouterr()
     assert out.count("held-out loss") == 1
@@ -210,15 +204,15 @@ def test_a_signal_stops_all_in_one_step_and_the_store_has_the_state(ready: Path,
 
 def test_one_process_then_two(ready: Path, tmp_path: Path, monkeypatch, capfd):
     folder = copy(ready, tmp_path / "w", checkpoint_seconds=0)
-    original = training.Trainer.train_step
+    original = training.Trainer.step
 
-    def die_at_nine(self: training.Trainer, rows: Rows) -> tuple[float, int]:
+    def die_at_nine(self: training.Trainer, made: Prepared) -> object:
         if self.loop.step == 9:
             raise RuntimeError("killed")
-        return original(self, rows)
+        return original(self, made)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "train_step", die_at_nine)
+        patch.setattr(training.Trainer, "step", die_at_nine)
         with pytest.raises(RuntimeError, match="killed"):
             run_stage(folder, commands(folder)[TRAIN], patch)
     write_recipe(folder, recipe(processes=2))
@@ -236,9 +230,22 @@ def test_a_refusal_of_the_workers_is_one_sentence(ready: Path, tmp_path: Path, m
     capfd.readouterr()
     assert run_stage(folder, commands(folder)[TRAIN], monkeypatch) == 1
     err = capfd.readouterr().err
-    assert err.startswith("mmenc: phases.pretrain: the loss is nan at step ")
+    assert "phases.pretrain: 21 steps were skipped, skip.most allows 20; the last one is step 22: the loss is not finite" in err
     assert err.count("\n") == 1, err
     assert not trained(folder).exists()
+
+
+def test_the_worker_that_the_agent_ended_is_not_the_reason(tmp_path: Path):
+    """torch's agent ends the others by SIGTERM when one has failed, and lists them among the failures."""
+
+    def reason(**codes: int) -> str:
+        failures = {int(k[1:]): ProcessFailure(int(k[1:]), 1, code, "") for k, code in codes.items()}
+        return str(launch._reason(tmp_path, failures, 2, cast("Task", SimpleNamespace(name="pretrain", resume=tmp_path))))
+
+    assert "process 0 of 2 was killed by signal 15" in reason(r0=-15)
+    (tmp_path / "failure.json").write_text('{"rank": 1, "refused": "the data is at fault"}')
+    assert reason(r0=-15, r1=1) == "the data is at fault"
+    assert "process 1 of 2 was killed by signal 9" in reason(r0=-15, r1=-9)
 
 
 def batch(ready: Path, documents: list[list[int]]) -> tuple[Rows, object]:
@@ -260,7 +267,7 @@ def test_shares_make_up_the_batch_its_masks_and_its_dropout(ready: Path, count: 
     shares = []
     for rank in range(count):
         group = Group(Compute(threads=2), rank, count)
-        parts, total = cut(rows, split, phase, 1024, (0, "pretrain", 4), size, group.share(len(rows)))
+        parts, total = cut(rows, split, phase, 1024, (0, "pretrain", 4), size, group.shares(len(rows))[rank])
         assert total == masked
         shares += [part for part in parts if part is not NOTHING]
 

@@ -94,6 +94,27 @@ def test_dropout_leaves_the_global_state_alone_and_has_its_rate() -> None:
     assert not torch.equal(out, dropout(torch.ones(999, 333), 0.1, derive_seed(3, 1)))
 
 
+@pytest.mark.parametrize("layers", [1, 3, 4])
+@pytest.mark.parametrize("seed", [None, 7])
+def test_last_layer_at_masked_positions_equals_the_whole_one(layers: int, seed: int | None) -> None:
+    """Layers 1 and 4 end in a global layer, 3 in a local one; dropout too is that of the whole."""
+    model = lively(small(layers=layers))
+    ids, packing, at_M = tokens(223, 211), Packing.of([50, 70, 3, 100]), torch.arange(1, 120, 5)
+    results = []
+    for some in (False, True):
+        model.zero_grad(set_to_none=True)
+        x_MD = model.model(ids, packing, seed, at_M) if some else model.model(ids, packing, seed)[at_M]
+        x_MD.sin().sum().backward()
+        results.append([x_MD.detach(), *(p.grad for p in model.model.parameters())])
+    for whole, some in zip(*results, strict=True):
+        torch.testing.assert_close(some, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
+
+
+def test_positions_in_no_order_are_refused() -> None:
+    with pytest.raises(Refused, match="expected them ascending"):
+        lively(small()).logits(tokens(30, 211), Packing.of([30]), torch.tensor([4, 2]))
+
+
 def test_weights_are_tied() -> None:
     model = lively(small())
     assert sum(p is model.tied_weight for p in model.parameters()) == 1

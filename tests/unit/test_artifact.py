@@ -64,6 +64,19 @@ def test_equal_requests_and_results_give_equal_bytes(tmp_path: Path):
     assert (a.path / "manifest.json").read_bytes() == (b.path / "manifest.json").read_bytes()
 
 
+def edit(path: Path, **keys: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def in_circle(path: Path) -> None:
+    """A lineage of two manifests that descend from each other."""
+    one = json.loads(path.read_text())
+    nodes = {
+        d: one | {"digest": d, "parents": [{"role": "r", "digest": up, "content": "c"}]} for d, up in (("aa", "ab"), ("ab", "aa"))
+    }
+    (path.parent / "lineage.json").write_text(json.dumps(nodes))
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -72,7 +85,14 @@ def test_equal_requests_and_results_give_equal_bytes(tmp_path: Path):
         (lambda p: (p / "new").write_text("y"), "new: is not listed"),
         (lambda p: (p / "manifest.json").unlink(), "no manifest.json in it"),
         (lambda p: (p / "manifest.json").write_text("{}"), "not a manifest of schema 1"),
+        (lambda p: edit(p / "manifest.json", files=None), r"not a manifest of schema 1 \(files is null, expected a mapping\)"),
+        (lambda p: edit(p / "manifest.json", parents=[{"role": "x"}]), r"schema 1 \(parents\[0\] has no digest\)"),
+        (lambda p: edit(p / "manifest.json", digest=7), "digest is a whole number, expected text"),
+        (lambda p: edit(p / "manifest.json", version=True), "version is bool, expected a whole number"),
         (lambda p: (p / "lineage.json").unlink(), "lineage.json: cannot be read"),
+        (lambda p: (p / "lineage.json").write_text("[]"), r"lineage.json: cannot be read \(it is a list"),
+        (lambda p: (p / "lineage.json").write_text('{"ab": {}}'), r"lineage.json: cannot be read \(ab: it has no step\)"),
+        (lambda p: in_circle(p / "manifest.json"), "in a circle, aa among them"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage, expected):

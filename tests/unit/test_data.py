@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmenc.data.masking import SPECIAL_COUNT, mask_tokens
 from mmenc.data.mixture import mix, resolve_waves
-from mmenc.data.order import Stream, cut
+from mmenc.data.order import Stream, Windows, cut
 from mmenc.data.packing import join, materialise, pack, window_rows
 from mmenc.data.tokenizer import sample_quota
 from mmenc.data.tokens import BOS, EOS, MASK, Split
@@ -107,9 +107,11 @@ def test_windows_tile_the_phase_within_half_a_row_of_the_plan(lengths, quota, wi
     for n in range(phases_before):
         offset += Stream("a", array, 7, f"p{n}", 64, offset, 1_000).consumed()
     stream = Stream("a", array, 7, "now", context, offset, quota)
-    found = [piece for w in range(windows) for piece in listed(stream.window(w, windows))]
-    assert found == listed(stream.pieces(0, quota))
-    assert int(stream.pieces(0, quota).stored().sum()) == stream.consumed()
+    pieces, counts = stream.windows(0, windows, windows)
+    found = [stream.windows(w, w + 1, windows) for w in range(windows)]
+    assert [piece for p, _ in found for piece in listed(p)] == listed(pieces)
+    assert [int(c[0]) for _, c in found] == counts.tolist()
+    assert int(pieces.stored().sum()) == stream.consumed()
     assert abs(stream.consumed() - quota) <= context
 
 
@@ -120,7 +122,7 @@ def test_no_token_comes_twice_before_its_epoch_is_over_across_phases(lengths, ph
     offset = 0
     for n, (quota, context) in enumerate(phases):
         stream = Stream("a", array, 7, f"p{n}", context, offset, quota)
-        for document, start, stop in listed(stream.pieces(0, quota)):
+        for document, start, stop in listed(stream.windows(0, 1, 1)[0]):
             times[document][start:stop] += 1
             assert max(t.max() for t in times) - min(t.min() for t in times) <= 1
         offset += stream.consumed()
@@ -145,11 +147,38 @@ def test_pieces_cover_documents_and_fit(lengths, context):
 
 @given(st.lists(st.integers(1, 128), max_size=300))
 def test_packing_loses_nothing_and_is_nearly_full(lengths):
-    rows = pack(lengths, 128)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert all(sum(lengths[i] for i in row) <= 128 for row in rows)
+    placed, row = pack(np.array(lengths, dtype=np.int64), 128)
+    assert sorted(placed.tolist()) == list(range(len(lengths)))
+    sizes = np.bincount(row, np.array(lengths)[placed]) if lengths else np.array([])
+    assert (sizes > 0).all()
+    assert (sizes <= 128).all()
     # First-fit/best-fit decreasing never needs more than 11/9 of the best number of rows, plus 6/9 (Dosa 2007).
-    assert len(rows) <= 11 / 9 * -(-sum(lengths) // 128) * 1.5 + 1
+    assert len(sizes) <= 11 / 9 * -(-sum(lengths) // 128) * 1.5 + 1
+
+
+def best_fit(lengths: list[int], context: int) -> list[list[int]]:
+    """The definition, in quadratic time: each piece, longest first, into the first row among those with the least room."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fits = [r for r in range(len(rows)) if room[r] >= lengths[i]]
+        r = min(fits, key=lambda r: (room[r], r), default=len(rows))
+        if r == len(rows):
+            rows.append([])
+            room.append(context)
+        rows[r].append(i)
+        room[r] -= lengths[i]
+    return rows
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=120))
+def test_packing_is_best_fit_decreasing(lengths):
+    placed, row = pack(np.array(lengths), 64)
+    assert [placed[row == r].tolist() for r in range(row.max() + 1)] == best_fit(lengths, 64)
+
+
+def whole(streams: list[Stream], split: Split) -> Windows:
+    return Windows(streams, [split.ranges[s.folder][0] for s in streams], 1)
 
 
 def test_a_window_of_real_lengths_is_full_and_materialises_to_its_documents():
@@ -157,13 +186,14 @@ def test_a_window_of_real_lengths_is_full_and_materialises_to_its_documents():
     lengths = {t: [int(x) for x in np.clip(rng.lognormal(5, 1, 400), 8, 4_000)] for t in ("aaa_Latn", "bbb_Latn")}
     split = split_of(lengths)
     streams = [Stream(t, split.lengths(t), 1, "p", 512, 0, 60_000) for t in lengths]
-    rows = window_rows(streams, split, 0, 1, 512, (1, "p"))
+    rows = window_rows(whole(streams, split), 0, 512, (1, "p"))
     assert rows.lengths().sum() / (512 * len(rows)) > 0.99
     ids_T, pieces = materialise(rows, split)
-    starts = np.cumsum([0, *pieces[:-1]])
-    assert (ids_T[starts] == BOS).all()
-    assert (ids_T[np.cumsum(pieces) - 1] == EOS).all()
-    again = window_rows(streams, split, 0, 1, 512, (1, "p"))
+    stops = np.cumsum(pieces)
+    for i in range(len(pieces)):
+        content = split.document(rows.document[i])[1 + rows.start[i] : 1 + rows.stop[i]]
+        assert ids_T[stops[i] - pieces[i] : stops[i]].tolist() == [BOS, *content, EOS]
+    again = window_rows(whole(streams, split), 0, 512, (1, "p"))
     assert (materialise(again, split)[0] == ids_T).all()
     assert sum(rows.stored().values()) == sum(s.consumed() for s in streams)
     # Slices of rows, put together again, are the rows.

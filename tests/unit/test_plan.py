@@ -61,7 +61,7 @@ def test_json_has_the_keys_of_the_contract() -> None:
     assert plan["schema"] == 1
     assert set(plan["model"]) == {"parameters", "backbone", "non_embedding"}
     asked = "init tokens steps batch_tokens context mask temperature flops gpu_hours cost memory_bytes languages buckets"
-    more = "rows flops_parts hours kwh memory fits disk_bytes capped"
+    more = "changes rows flops_parts hours kwh memory fits disk_bytes capped"
     for phase in plan["phases"].values():
         assert set(phase) == {*asked.split(), *more.split()}
         for row in phase["languages"].values():
@@ -170,20 +170,23 @@ def test_a_million_steps_are_counted_at_once() -> None:
 def by_hand(r: Recipe, phase: Phase) -> float:
     """FLOPs of a phase, one matrix product after the other."""
     m, vocab = r.model, r.tokenizer.vocab_size
-    tokens, one = phase.tokens * phase.context / (phase.context - 2), 0.0
+    tokens, masked = phase.tokens * phase.context / (phase.context - 2), phase.mask * phase.tokens
+    layers = 0.0
     for layer in range(m.layers):
+        asking = masked if layer == m.layers - 1 else tokens  # of the last layer only masked positions are needed
+        layers += 2 * m.hidden * 2 * m.hidden * tokens  # keys and values
         for columns, lines in (
-            (m.hidden, 3 * m.hidden),
+            (m.hidden, m.hidden),
             (m.hidden, m.hidden),
             (m.hidden, 2 * m.intermediate),
             (m.intermediate, m.hidden),
         ):
-            one += 2 * columns * lines
+            layers += 2 * columns * lines * asking
         keys = phase.context if layer % m.global_every == 0 else min(m.window + 1, phase.context)
-        one += 2 * keys * m.hidden + 2 * keys * m.hidden
-    again = one if r.compute.activation_checkpointing else 0.0
+        layers += (2 * keys * m.hidden + 2 * keys * m.hidden) * asking
+    again = layers if r.compute.activation_checkpointing else 0.0
     head = 2 * m.hidden * m.hidden + 2 * m.hidden * vocab
-    return (3 * one + again) * tokens + 3 * head * phase.mask * phase.tokens
+    return 3 * layers + again + 3 * head * masked
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -211,9 +214,11 @@ def test_flops_agree_with_the_matrix_products_that_torch_counts() -> None:
         loss, _ = model(ids, Packing.of([128] * 4), masked, ids[masked])
         loss.backward()
     own = phase_flops(cfg, phase.model_copy(update={"tokens": 4 * 126, "mask": 64 / (4 * 126)}), False)
-    # The twin's local layers compute 3 x 32 keys where the window has 33; torch does not count `addmm_` (the table's gradient).
-    twin, uncounted = 3 * 4 * cfg.hidden * 2 * (96 - 33) * 512, 2 * 64 * cfg.hidden * cfg.vocab_size
-    assert counted.get_total_flops() == pytest.approx(sum(own.values()) + twin - uncounted, rel=1e-6)
+    # The twin's local layers compute 17 blocks of 32 queries with 3 x 32 keys each, where the window has 33.
+    twin = 3 * 4 * cfg.hidden * 2 * (96 * 17 * 32 - 33 * 512)
+    # torch does not count in-place products: one of the six of each attention, and the table's gradient.
+    in_place = 2 * cfg.hidden * (2 * 17 * 32 * 96 + 4 * 128 * 128 + 64 * 128) + 2 * 64 * cfg.hidden * cfg.vocab_size
+    assert counted.get_total_flops() == pytest.approx(sum(own.values()) + twin - in_place, rel=1e-6)
 
 
 def test_money_energy_and_hours() -> None:

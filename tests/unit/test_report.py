@@ -33,7 +33,8 @@ def make_recipe(phases, base, branches, languages):
 class World:
     """Artifacts as manifests only; `add` links a step to its parents by role."""
 
-    def __init__(self, recipe, tags, root, retrieval):
+    def __init__(self, recipe, tags, root, retrieval, chosen=None):
+        self.chosen = chosen
         self.recipe, self.tags, self.root, self.retrieval = recipe, tags, root, retrieval
         self.made = {}
         self.build()
@@ -120,7 +121,11 @@ class World:
         sweep = [{"density": d, "dev_loss": 7.0 + d, "sign_agreement": 0.7} for d in merge.densities]
         alone = dict.fromkeys(merge.branches, 7.4)
         branches = {f"branch:{b}": f"train:{b}" for b in merge.branches}
-        facts = {"method": "ties", "chosen": sweep[0], "sweep": sweep, "branches_alone": alone}
+        sweep = [self.chosen, *sweep] if self.chosen else sweep
+        facts = {"method": "ties", "criterion": "languages", "chosen": sweep[0], "sweep": sweep, "branches_alone": alone}
+        losses = {t: [8.0, *(7.4 for _ in alone), 7.2] for t in self.tags}
+        facts |= {"columns": [merge.base, *merge.branches, "merge"], "languages": losses}
+        facts |= {"means": dict.fromkeys(("languages", "tokens"), losses[self.tags[0]])}
         self.add("merge", "", facts, base=f"train:{merge.base}", tokens="tokenize", **branches)
         for i, name in enumerate([*self.recipe.phases, "merge"]):
             self.scores(name, 2.9 - 0.1 * i)
@@ -132,7 +137,9 @@ class World:
             "guesses": [" b\n", "x", "\ufffd"],
         }
         parents = {"model": "merge", "tokenizer": "tokenizer", "evaluate": "evaluate:merge", "validate": "validate"}
-        self.add("release", "", {"examples": [example], "name": "tiny", "max_logit_difference": 1e-6}, **parents)
+        gate = {"name": "logits equal transformers'", "ok": True, "found": 1e-6, "limit": 1e-4, "waived": []}
+        facts = {"examples": [example], "name": "tiny", "max_logit_difference": 1e-6, "gates": [gate], "not_checked": []}
+        self.add("release", "", facts, **parents)
 
     def inputs(self):
         return {key: a for key, a in self.made.items() if key == "release" or key.startswith("evaluate:")}
@@ -205,6 +212,15 @@ def test_difference_to_the_base_is_paired_and_signed(merged):
     # The merge is 0.3 bits below the base in every language, so it is better in all of them.
     assert "-0.300 3 of 3 better" in words
     assert "2.6" in words
+
+
+def test_a_branch_alone_is_not_called_a_merge(merged):
+    alone = {"branch": "left", "dev_loss": 7.0}
+    words = parsed(World(merged.recipe, merged.tags, merged.root, retrieval=True, chosen=alone).report()[1])[1]
+    assert "No merge was better on dev; what is released is the branch left." in words
+    assert "released (= left)" in words
+    assert "What is released is a merge" not in words
+    assert "merged" not in words.replace("Nothing was merged", "")
 
 
 def test_one_phase_one_language_no_retrieval(single):

@@ -1,162 +1,270 @@
-"""Ingest: every file below the raw folder becomes documents of one form, per language.
+"""Ingest: every source of the recipe becomes documents of one form, in shards per language.
 
-Decision: the folder name is the language tag (ISO 639-3 + script) or the name of a bucket (code, math, …); a file is
-JSON lines with at least `text`, or plain text, cut at blank lines. Nothing is guessed: what cannot be read is a
-sentence that names the file and line. An empty language is refused, because it would silently drop out of the recipe.
+Decision: the inputs, known before (`sources/listing.py`), are cut into parts by their sizes alone: small files together up to
+one shard of text, a large one by itself, a large Parquet file by its row groups. Each part is read by one process in memory
+that does not grow with it, is kept when the step is killed, and leaves shards that the step only has to number; so the number
+of processes changes nothing. An object of a bucket is fetched by the part that reads it and deleted again. An empty language
+is refused, because it would silently drop out of the recipe.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import shutil
+import tempfile
+from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from mmenc.artifact import Json, sha256_file
-from mmenc.data.shards import Document, read_lines, write_documents
+from mmenc.data.ids import Run, first_twice, hashed, run_bytes
+from mmenc.data.shards import SHARD_BYTES, ShardWriter
+from mmenc.data.sources import COMPRESSED, Item, Rejected, readers
+from mmenc.data.sources.listing import Listing
 from mmenc.errors import Refused
 from mmenc.job import Job
-from mmenc.progress import bar
+from mmenc.parts import Parts
+from mmenc.raw import fetch_object
+from mmenc.sections_data import Ingest
+from mmenc.store import Store
 
-SHARD_BYTES = 64 * 2**20
-"""Text bytes per shard: small enough to be one unit of parallel work, large enough that 10 TB are 160,000 files."""
-FOLDER = re.compile(r"^([a-z]{3}_[A-Z][a-z]{3}|[a-z][a-z0-9-]*)$")
-KINDS = (".jsonl", ".txt")
-
-
-def _kind(path: Path) -> str:
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
-    kind = next((k for k in KINDS if name.endswith(k)), "")
-    if not kind:
-        raise Refused(f"{path}: unknown kind of file; expected {', '.join(KINDS)}, each also with .gz or .zst")
-    return kind
+DENSE = 4
+"""Bytes of text that a compressed byte stands for, about: what makes parts equally long."""
+AT_MOST = 256
+"""Inputs of one part: what is lost at most when a step is killed among many small files."""
+NAMED = 20
+"""Sources and licences that are listed per input."""
+IDS, REJECTED = "ids.bin", "rejected"
 
 
-def _json_documents(path: Path, language: str, license: str) -> Iterator[Document]:
-    name = path.name.split(".")[0]
-    for number, line in read_lines(path):
-        if not line.strip():
+def plan(items: list[Item], root: Path) -> list[list[Item]]:
+    """Cut the inputs into parts; a function of their sizes, never of the machine."""
+    parts: list[list[Item]] = [[]]
+    size = 0
+    for item in items:
+        weight = item.bytes * (DENSE if item.path.endswith((*COMPRESSED, ".parquet")) else 1)
+        if item.kind == "parquet" and not item.version and weight > 2 * SHARD_BYTES:
+            parts += [[replace(item, groups=groups)] for groups in _row_groups(root / item.path)]
+            parts.append([])
+            size = 0
             continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            whole = "" if line.endswith("\n") else " and the file ends in the middle of it: it was cut off"
-            raise Refused(f"{path}: line {number} is not JSON{whole}; expected one document per line") from None
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise Refused(f"{path}: line {number} has no text; expected an object with the key 'text'")
-        document = Document(
-            id=str(row.get("id", f"{language}/{name}/{number}")),
-            text=row["text"],
-            source=str(row.get("source", name)),
-            license=str(row.get("license", license)),
-        )
-        if row.get("group"):
-            document["group"] = str(row["group"])
-        yield document
+        if parts[-1] and (size + weight > SHARD_BYTES or len(parts[-1]) >= AT_MOST or item.kind == "dataset"):
+            parts.append([])
+            size = 0
+        parts[-1].append(item)
+        size += weight if item.kind != "dataset" else SHARD_BYTES
+    return [part for part in parts if part]
 
 
-def _text_documents(path: Path, language: str, license: str, size: int) -> Iterator[Document]:
-    """Paragraphs (ended by a blank line) collected into documents of about `size` bytes."""
-    name = path.name.split(".")[0]
-    held: list[str] = []
-    count = held_bytes = 0
+def _row_groups(file: Path) -> Iterator[tuple[int, int]]:
+    """Row groups of a Parquet file, together up to about one shard of bytes."""
+    from mmenc.data.sources.parquet import opened
 
-    def document() -> Document:
-        text = "".join(held).strip()
-        return Document(id=f"{language}/{name}/{count}", text=text, source=name, license=license)
-
-    for _, line in read_lines(path):
-        held.append(line)
-        held_bytes += len(line.encode())
-        if not line.strip() and held_bytes >= size:
-            yield document()
-            held, held_bytes, count = [], 0, count + 1
-    if "".join(held).strip():
-        yield document()
+    meta = opened(file).metadata
+    first = size = 0
+    for group in range(meta.num_row_groups):
+        size += meta.row_group(group).total_byte_size
+        if size >= SHARD_BYTES or group == meta.num_row_groups - 1:
+            yield first, group + 1
+            first, size = group + 1, 0
 
 
-def _documents(path: Path, language: str, job: Job) -> Iterator[Document]:
-    settings = job.recipe.ingest
-    if _kind(path) == ".jsonl":
-        return _json_documents(path, language, settings.license)
-    return _text_documents(path, language, settings.license, settings.document_bytes)
+class _Language:
+    """The shards, rejected documents and id hashes of one language in one part."""
+
+    def __init__(self, folder: Path, name: str, shard_bytes: int) -> None:
+        self.name = name
+        self.shards, self.rejected = ShardWriter(folder / name, shard_bytes), ShardWriter(folder / REJECTED / name, shard_bytes)
+        self.hashes: array[int] = array("Q")
+        self.ids = folder / IDS
+        self.runs: list[tuple[int, int]] = []
+        self.chars = 0
+
+    def write(self, document: Any, size: int) -> None:
+        self.hashes.append(hashed(document["id"]))
+        self.chars += len(document["text"])
+        if self.shards.write(document, size):
+            self.end_run()
+
+    def end_run(self) -> None:
+        """Append the hashes of the shard that is finished to the part's file."""
+        with self.ids.open("ab") as stream:
+            self.runs.append((stream.tell() // 8, len(self.hashes)))
+            stream.write(run_bytes(self.hashes))
+        del self.hashes[:]
+
+    def end(self) -> Json:
+        if self.shards.raw is not None:
+            self.shards.end()
+            self.end_run()
+        self.rejected.end()
+        return {"language": self.name, "chars": self.chars, "runs": self.runs, "rejected": self.rejected.shards}
 
 
-def _language(job: Job, language: str, files: list[str], root: Path) -> tuple[list[Json], int]:
-    """Write the shards of one language; return the rows of its sources and its number of characters."""
-    shard: list[Document] = []
-    size = shards = chars = 0
-    seen: set[str] = set()
-    rows: list[Json] = []
-    versioned = {row["path"] for row in job.raw_files if "sha256" not in row}
+def read_part(
+    folder: Path, items: list[Item], settings: Ingest, root: Path, scratch: Path, patience: float, shard_bytes: int
+) -> Json:
+    """Read the inputs of one part into `folder/<language>/NNNNN.jsonl.zst`; return its rows."""
+    languages: list[Json] = []
+    sources: list[Json] = []
+    stores: dict[str, Store] = {}
+    for name, group in groupby(items, key=lambda item: item.language):
+        language = _Language(folder, name, shard_bytes)
+        for item in group:
+            with _local(item, root, scratch, patience, stores) as file:
+                sources.append(_read(file, item, settings, language))
+        languages.append(language.end())
+    return {"languages": languages, "sources": sources}
 
-    def flush() -> None:
-        nonlocal shard, size, shards
-        write_documents(job.out / "shards" / language / f"{shards:05d}.jsonl.zst", shard)
-        shard, size, shards = [], 0, shards + 1
 
-    for name in files:
-        count = nbytes = 0
-        kinds: Counter[tuple[str, str]] = Counter()
-        for document in _documents(root / name, language, job):
-            if document["id"] in seen:
-                raise Refused(f"{root / name}: the id {document['id']!r} is used twice in {language}; ids must be unique")
-            seen.add(document["id"])
-            length = len(document["text"].encode())
-            kinds[document["source"], document["license"]] += 1
-            count, nbytes, size, chars = count + 1, nbytes + length, size + length, chars + len(document["text"])
-            shard.append(document)
-            if size >= SHARD_BYTES:
-                flush()
-        sources, licenses = sorted({s for s, _ in kinds}), sorted({x for _, x in kinds})
-        rows.append(
-            {
-                "path": name,
-                "language": language,
-                "bytes": nbytes,
-                "documents": count,
-                "source": ", ".join(sources),
-                "license": ", ".join(licenses),
-            }
-            # Of an object the manifest's input has the version; what its bytes were is known only now.
-            | ({"sha256": sha256_file(root / name)} if name in versioned else {})
-        )
-    if not seen:
-        raise Refused(f"{root / language}: holds no documents; add text or remove the folder")
-    if shard:
-        flush()
-    return rows, chars
+@contextmanager
+def _local(item: Item, root: Path, scratch: Path, patience: float, stores: dict[str, Store]) -> Iterator[Path]:
+    """The file of an input; an object is here only as long as it is read."""
+    if not item.base:
+        yield root / item.path
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as place:
+        file = Path(place) / Path(item.key).name
+        if item.base not in stores:
+            stores[item.base] = Store(item.base, patience, versions=True)
+        fetch_object(stores[item.base], {"path": item.key, "version": item.version, "bytes": item.bytes}, file)
+        yield file
+
+
+def _read(file: Path, item: Item, settings: Ingest, language: _Language) -> Json:
+    count = size = 0
+    kinds: tuple[set[str], set[str]] = (set(), set())
+    rejected: Counter[str] = Counter()
+    forget = frozenset(settings.forget)
+    try:
+        for made in readers(item.kind)(file, item, settings):
+            if isinstance(made, Rejected):
+                rejected[made.reason] += 1
+                row = {"id": f"{item.path}: {made.where}", "text": made.head, "reason": made.reason, "bytes": made.bytes}
+                language.rejected.write(row, len(made.head))
+                continue
+            if made["id"] in forget:
+                rejected["forgotten"] += 1
+                continue
+            length = len(made["text"].encode())
+            language.write(made, length)
+            count, size = count + 1, size + length
+            for seen, value in zip(kinds, (made["source"], made["license"]), strict=True):
+                if len(seen) < NAMED:
+                    seen.add(value)
+    except Refused as error:
+        if not item.base:
+            raise
+        raise Refused(str(error).replace(str(file), f"{item.base}/{item.key}")) from None
+    row = {"path": item.path, "language": item.language, "bytes": size, "documents": count}
+    row |= {"source": ", ".join(sorted(kinds[0])), "license": ", ".join(sorted(kinds[1]))}
+    # Of an object the manifest's input has the version; what its bytes were is known only now.
+    return row | ({"sha256": sha256_file(file)} if item.base else {}) | ({"rejected": dict(rejected)} if rejected else {})
 
 
 def run(job: Job) -> Json:
-    """Read `data/<language>/*`, write `shards/<language>/NNNNN.jsonl.zst`."""
-    root = job.raw["data"]
-    chosen = job.recipe.ingest.languages
-    names = [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")] if chosen == "all" else chosen
-    by_language: dict[str, list[str]] = {name: [] for name in names}
-    for row in job.raw_files:
-        folder, _, rest = row["path"].partition("/")
-        if not rest:
-            raise Refused(f"{root / folder}: lies beside the language folders; expected {root}/<language>/{folder}")
-        by_language[folder].append(row["path"])
-    sources: list[Json] = []
+    """Read the sources, write `shards/<language>/NNNNN.jsonl.zst` and what was rejected."""
+    listing, settings = job.listing, job.recipe.ingest
+    if listing is None:
+        raise AssertionError("ingest runs on a listing of its inputs")
+    for found, resolved in sorted(listing.aliases.items()):
+        job.say(f"{found} is read as {resolved.name}: {resolved.how}")
+    scratch = job.cache / "raw" / job.resume.name
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed; the step's lock is ours
+    common = (settings, listing.root, scratch, job.recipe.compute.store_patience, SHARD_BYTES)
+    parts = Parts(job, "read", last=True)
+    keys = {f"{number:06d}": (part, *common) for number, part in enumerate(plan(listing.items, listing.root))}
+    results = parts.run(read_part, keys)
+    shutil.rmtree(scratch, ignore_errors=True)
+    facts = _collect(job, parts, results, listing)
+    total = facts["total"]
+    rejected = f", {total['rejected']:,} rejected" if "rejected" in total else ""
+    buckets = [name for name in facts["languages"] if "_" not in name]
+    also = f" (and the buckets {', '.join(buckets)})" if buckets else ""
+    counted = len(facts["languages"]) - len(buckets)
+    job.say(f"{counted} languages{also}, {total['documents']:,} documents, {total['bytes'] / 1e6:.1f} MB{rejected}")
+    return facts
+
+
+def _collect(job: Job, parts: Parts, results: dict[str, Json], listing: Listing) -> Json:
+    """Number the shards of all parts by language, check the ids, add up the figures."""
+    runs: dict[str, list[Run]] = {}
+    chars: Counter[str] = Counter()
+    outs: Counter[str] = Counter()
+    for key, result in results.items():
+        folder = parts.folder(key)
+        for row in result["languages"]:
+            name = row["language"]
+            chars[name] += row["chars"]
+            found = runs.setdefault(name, [])
+            for number, (start, count) in enumerate(row["runs"]):
+                shard = job.out / "shards" / name / f"{len(found):05d}.jsonl.zst"
+                parts.link(folder / name / f"{number:05d}.jsonl.zst", shard)
+                found.append(Run(folder / IDS, start, count, shard))
+            for number in range(row["rejected"]):
+                target = job.out / REJECTED / name / f"{outs[name]:05d}.jsonl.zst"
+                parts.link(folder / REJECTED / name / f"{number:05d}.jsonl.zst", target)
+                outs[name] += 1
+    sources = _sources([row for result in results.values() for row in result["sources"]])
     languages: Json = {}
-    with bar("ingest", len(by_language), "languages") as shown:
-        for language, files in sorted(by_language.items()):
-            if not FOLDER.match(language):
-                raise Refused(
-                    f"{root / language}: not a language tag; expected ISO 639-3 and script, such as fao_Latn, "
-                    f"or a bucket name such as code"
-                )
-            rows, chars = _language(job, language, files, root)
-            sources += rows
-            languages[language] = {
-                "documents": sum(r["documents"] for r in rows),
-                "bytes": sum(r["bytes"] for r in rows),
-                "chars": chars,
-            }
-            shown.advance(1, language)
+    for name, mine in groupby(sources, key=lambda row: row["language"]):
+        rows = list(mine)
+        if not runs[name]:
+            first = Path(rows[0]["path"])
+            raise Refused(f"{listing.root / first.parent}: holds no documents; add text or remove the folder")
+        if twice := first_twice(runs[name]):
+            _refuse_twice(twice[0], name, listing, settings=job.recipe.ingest)
+        languages[name] = {"documents": sum(r["documents"] for r in rows), "bytes": sum(r["bytes"] for r in rows)}
+        languages[name]["chars"] = chars[name]
+        if rejected := _added(rows):
+            languages[name]["rejected"] = rejected
     total = {key: sum(row[key] for row in languages.values()) for key in ("documents", "bytes", "chars")}
-    job.say(f"{len(languages)} languages, {total['documents']:,} documents, {total['bytes'] / 1e6:.1f} MB")
-    return {"total": total, "languages": languages, "sources": sources}
+    if lost := sum(sum(row.get("rejected", {}).values()) for row in languages.values()):
+        total["rejected"] = lost
+    aliases = [{"found": f, "language": r.name, "reason": r.how} for f, r in sorted(listing.aliases.items())]
+    return {"total": total, "languages": languages, "sources": sources, "aliases": aliases}
+
+
+def _added(rows: list[Json]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for row in rows:
+        total.update(row.get("rejected", {}))
+    return dict(sorted(total.items()))
+
+
+def _sources(rows: list[Json]) -> list[Json]:
+    """One row per input: parts of one Parquet file are added up."""
+    found: list[Json] = []
+    for row in rows:
+        if (
+            found
+            and (found[-1]["path"], found[-1]["language"]) == (row["path"], row["language"])
+            and row["path"].endswith(".parquet")
+        ):
+            last = found[-1]
+            for key in ("bytes", "documents"):
+                last[key] += row[key]
+            for key in ("source", "license"):
+                last[key] = ", ".join(sorted({*last[key].split(", "), *row[key].split(", ")} - {""})[:NAMED])
+            if rejected := _added([last, row]):
+                last["rejected"] = rejected
+        else:
+            found.append(dict(row))
+    return found
+
+
+def _refuse_twice(name: str, language: str, listing: Listing, settings: Ingest) -> None:
+    """Say which file has an id for the second time: the inputs are read again, up to that place."""
+    seen = 0
+    for item in (i for i in listing.items if i.language == language and not i.base):
+        for made in readers(item.kind)(listing.root / item.path, item, settings):
+            seen += not isinstance(made, Rejected) and made["id"] == name
+            if seen == 2:
+                where = listing.root / item.path if not item.version else item.path
+                raise Refused(f"{where}: the id {name!r} is used twice in {language}; ids must be unique")
+    raise Refused(f"{listing.place}: the id {name!r} is used twice in {language}; ids must be unique")

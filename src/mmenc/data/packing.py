@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmenc import rng
-from mmenc.data.order import Ints, Stream
+from mmenc.data.order import Ints, Windows
 from mmenc.data.tokens import BOS, EOS, Split
 
 
@@ -56,6 +55,12 @@ class Rows:
         sums = np.bincount(self.folder, stored, minlength=len(self.folders))
         return {self.folders[i]: int(sums[i]) for i in np.flatnonzero(sums)}
 
+    def divided(self) -> tuple[int, int]:
+        """Documents that were cut and begin here, and the stored tokens here of documents that were cut."""
+        pieces = (self.start > 0) | ~self.last
+        stored = self.stop - self.start + (self.start == 0) + self.last
+        return int((pieces & (self.start == 0)).sum()), int(stored[pieces].sum())
+
 
 def join(parts: list[Rows]) -> Rows:
     """Rows of the same phase one after the other."""
@@ -70,53 +75,51 @@ def join(parts: list[Rows]) -> Rows:
     return Rows(folder, document, start, stop, last, ends, parts[0].folders)
 
 
-def pack(lengths: list[int], context: int) -> list[list[int]]:
-    """Best-fit decreasing: indices of pieces per row; no row is longer than `context`."""
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    rows: list[list[int]] = []
+def pack(lengths: Ints, context: int) -> tuple[Ints, Ints]:
+    """Best-fit decreasing: pieces in the order in which they are placed, and the row of each; no row exceeds `context`."""
+    order = np.argsort(-lengths, kind="stable")
     many = len(lengths) + 1
+    smallest = int(lengths.min(initial=context)) * many
+    count = 0
+    home: list[int] = []
     space: list[int] = []  # room left × many + row, sorted: the least room that is enough, then the first row
-    for i in order:
-        length = lengths[i]
-        at = bisect_left(space, length * many)
+    for need in (lengths[order] * many).tolist():
+        at = bisect_left(space, need)
         if at == len(space):
-            rows.append([i])
-            room, row = context - length, len(rows) - 1
+            left = context * many + count - need
+            home.append(count)
+            count += 1
         else:
-            room, row = divmod(space.pop(at), many)
-            rows[row].append(i)
-            room -= length
-        if room > 0:
-            insort(space, room * many + row)
-    return rows
+            left = space.pop(at) - need
+            home.append(left % many)
+        if left >= smallest:  # otherwise nothing will ever fit, and the list stays short
+            insort(space, left)
+    return order, np.array(home, dtype=np.int64)
 
 
-def window_rows(streams: list[Stream], split: Split, number: int, windows: int, context: int, key: tuple[object, ...]) -> Rows:
+def window_rows(windows: Windows, number: int, context: int, key: tuple[object, ...]) -> Rows:
     """Rows of one window, in random order (keyed by `key`, which names seed and phase)."""
-    folders = tuple(s.folder for s in streams)
-    found = [stream.window(number, windows) for stream in streams]
-    counts = [len(f.document) for f in found]
-    order = rng.permutation(sum(counts), *key, "pieces", number)
-    folder = np.repeat(np.arange(len(streams)), counts)[order]
-    document = np.concatenate([f.document + split.ranges[name][0] for f, name in zip(found, folders, strict=True)])[order]
-    start, stop, last = (np.concatenate([getattr(f, column) for f in found])[order] for column in ("start", "stop", "last"))
-    rows = pack((stop - start + 2).tolist(), context)
-    chosen = [rows[r] for r in rng.permutation(len(rows), *key, "rows", number)]
-    at = np.fromiter(chain.from_iterable(chosen), dtype=np.int64, count=len(order))
-    ends = np.cumsum([len(row) for row in chosen], dtype=np.int64)
-    return Rows(folder[at], document[at], start[at], stop[at], last[at], ends, folders)
+    folder, pieces = windows.pieces(number)
+    order = rng.permutation(len(folder), *key, "pieces", number)
+    placed, home = pack((pieces.stop - pieces.start + 2)[order], context)
+    sizes = np.bincount(home)
+    chosen = rng.permutation(len(sizes), *key, "rows", number)
+    rank = np.empty_like(chosen)
+    rank[chosen] = np.arange(len(chosen))
+    at = order[placed[np.argsort(rank[home], kind="stable")]]
+    columns = (folder[at], pieces.document[at], pieces.start[at], pieces.stop[at], pieces.last[at])
+    return Rows(*columns, np.cumsum(sizes[chosen], dtype=np.int64), windows.folders)
 
 
 def materialise(rows: Rows, split: Split) -> tuple[NDArray[np.int64], list[int]]:
     """Token ids of the rows' pieces one after the other (T,) and the length of each piece."""
     lengths = rows.lengths()
+    if not len(lengths):
+        return np.empty(0, dtype=np.int64), []
+    # A piece is read with one token before and one after it, which its bos and eos take the place of.
+    first = split.offsets[rows.document] + rows.start
+    pieces = [split.flat[a:b] for a, b in zip(first.tolist(), (first + lengths).tolist(), strict=True)]
+    ids_T = np.concatenate(pieces).astype(np.int64)
     stops = np.cumsum(lengths)
-    ids_T = np.empty(int(stops[-1]) if len(stops) else 0, dtype=np.int64)
-    inside_T = np.ones(len(ids_T), dtype=np.bool_)
     ids_T[stops - lengths], ids_T[stops - 1] = BOS, EOS
-    inside_T[stops - lengths] = inside_T[stops - 1] = False
-    first = split.offsets[rows.document] + 1 + rows.start
-    pieces = [split.flat[a:b] for a, b in zip(first.tolist(), (first + rows.stop - rows.start).tolist(), strict=True)]
-    if pieces:
-        ids_T[inside_T] = np.concatenate(pieces)
     return ids_T, lengths.tolist()

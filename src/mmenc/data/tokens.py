@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,11 @@ TAG = re.compile(r"^[a-z]{3}_[A-Z][a-z]{3}$")
 PAD, EOS, BOS, UNK, MASK = range(5)
 """Ids of the special tokens, as in Gemma 2's vocabulary that mmBERT uses (recipe.md section 6)."""
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+EDGES = "edges.npy"
+"""Where words begin and end, by id: one file of a `tokenize` artifact, for all its splits."""
+
+
+COPY = 1 << 22
 
 
 def is_language(folder: str) -> bool:
@@ -39,6 +44,8 @@ class Split:
     """Documents [first, last) of each folder."""
     documents: list[Json]
     """For dev and test `{id, group, bytes}` per document; empty for train."""
+    edges_V: NDArray[np.uint8] | None = None
+    """Where words begin and end, by id (words.py); only whole-word masking needs it."""
 
     def lengths(self, folder: str) -> NDArray[np.int64]:
         """Tokens of each document of a folder."""
@@ -65,38 +72,62 @@ def open_split(artifact: Path, split: str) -> Split:
     )
     documents: list[Json] = []
     if (folder / "documents.jsonl").exists():
-        documents = [json.loads(line) for line in (folder / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
+        with (folder / "documents.jsonl").open(encoding="utf-8", newline="\n") as stream:
+            documents = [json.loads(line) for line in stream]
     ranges = {tag: (row["first"], row["last"]) for tag, row in index["folders"].items()}
-    return Split(flat, np.load(folder / "offsets.npy"), ranges, documents)
+    offsets = np.load(folder / "offsets.npy", mmap_mode="r").view(np.ndarray)
+    edges_V = np.load(artifact / EDGES) if (artifact / EDGES).is_file() else None
+    return Split(flat, offsets, ranges, documents, edges_V)
+
+
+def dtype_of(vocab_size: int) -> str:
+    """Type of a stored token."""
+    return "<u2" if vocab_size <= 2**16 else "<u4"
 
 
 class SplitWriter:
-    """Writes one split; folders come one after the other, in sorted order."""
+    """Puts the files of one split together from pieces, in order, copying bytes: memory does not grow with the corpus.
 
-    def __init__(self, folder: Path, vocab_size: int) -> None:
+    A piece is a folder with `SPLIT.tokens` (ids), `SPLIT.lengths` (uint32 per document) and, for dev and test,
+    `SPLIT.documents` (JSON lines).
+    """
+
+    def __init__(self, folder: Path, vocab_size: int, documents: int) -> None:
         folder.mkdir(parents=True)
-        self.folder = folder
-        self.dtype = "<u2" if vocab_size <= 2**16 else "<u4"
-        self.stream = (folder / "tokens.bin").open("wb")
-        self.lengths: list[int] = []
-        self.folders: dict[str, Json] = {}
-        self.documents: list[str] = []
+        self.folder, self.name = folder, folder.name
+        self.dtype = dtype_of(vocab_size)
+        self.tokens = (folder / "tokens.bin").open("wb")
+        self.offsets = (folder / "offsets.npy").open("wb")
+        header = {"descr": "<i8", "fortran_order": False, "shape": (documents + 1,)}
+        np.lib.format.write_array_header_1_0(self.offsets, header)
+        self.offsets.write(np.zeros(1, "<i8").tobytes())
+        self.end = 0
+        self.expected = documents
 
-    def add(self, name: str, documents: Iterable[tuple[list[int], int, Json | None]]) -> None:
-        """Append the documents of one folder: (ids, bytes of text, row for dev and test)."""
-        first, tokens, size = len(self.lengths), 0, 0
-        for ids, nbytes, row in documents:
-            self.stream.write(np.asarray(ids, dtype=self.dtype).tobytes())
-            self.lengths.append(len(ids))
-            tokens, size = tokens + len(ids), size + nbytes
-            if row is not None:
-                self.documents.append(json.dumps(row, ensure_ascii=False, sort_keys=True))
-        self.folders[name] = {"first": first, "last": len(self.lengths), "tokens": tokens, "bytes": size}
+    def append(self, piece: Path) -> None:
+        """Append the documents of one piece."""
+        with (piece / f"{self.name}.tokens").open("rb") as stream:
+            shutil.copyfileobj(stream, self.tokens, COPY)
+        lengths = np.fromfile(piece / f"{self.name}.lengths", "<u4")
+        if len(lengths):
+            ends = self.end + np.cumsum(lengths, dtype=np.int64)
+            self.offsets.write(ends.astype("<i8").tobytes())
+            self.end = int(ends[-1])
+        self.expected -= len(lengths)
+        rows = piece / f"{self.name}.documents"
+        if rows.exists() and rows.stat().st_size:
+            with rows.open("rb") as stream, (self.folder / "documents.jsonl").open("ab") as target:
+                shutil.copyfileobj(stream, target, COPY)
 
-    def close(self) -> None:
-        """Write offsets and index."""
-        self.stream.close()
-        np.save(self.folder / "offsets.npy", np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64))
-        write_json(self.folder / "index.json", {"dtype": self.dtype, "folders": self.folders})
-        if self.documents:
-            (self.folder / "documents.jsonl").write_text("\n".join(self.documents) + "\n", encoding="utf-8")
+    def close(self, folders: dict[str, Json]) -> None:
+        """Write the index: `{folder: {documents, tokens, bytes}}` in order becomes ranges of documents."""
+        assert self.expected == 0, "a piece holds other documents than was counted"
+        self.tokens.close()
+        self.offsets.close()
+        rows: dict[str, Json] = {}
+        first = 0
+        for name, row in folders.items():
+            last = first + row["documents"]
+            rows[name] = {"first": first, "last": last, "tokens": row["tokens"], "bytes": row["bytes"]}
+            first = last
+        write_json(self.folder / "index.json", {"dtype": self.dtype, "folders": rows})

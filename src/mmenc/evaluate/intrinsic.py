@@ -1,4 +1,4 @@
-"""Masked-LM loss, accuracy and bits per byte of every language on test, beside unigram models of the training text.
+"""Masked-LM loss, accuracy, bits per byte and calibration of every language on test, beside unigram models of the training text.
 
 Bits per byte = Σ −log2 p(token) over the test tokens masked at 15 % with a fixed seed ÷ the UTF-8 bytes of those tokens
 (contract), so that models with different tokenizers compare. `unigram` knows the frequency of each token in the whole
@@ -8,12 +8,14 @@ training text; `unigram-language` those of the language itself, smoothed with th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmenc.artifact import Json
 from mmenc.data.tokens import Split
+from mmenc.evaluate import calibration
 from mmenc.evaluate.rows import ratio_interval, row
 from mmenc.evaluate.score import Scores
 from mmenc.sections import Evaluate
@@ -26,23 +28,25 @@ def language_rows(
     model: str,
     digest: str,
     scores: Scores,
-    bytes_V: NDArray[np.int64],
-    names: dict[str, tuple[int, int]],
-    tiers: dict[str, str],
+    ranges: Mapping[str, tuple[int, int]],
+    tiers: Mapping[str, str],
     settings: Evaluate,
-) -> list[Json]:
-    """Rows per language from token scores; resamples documents."""
+) -> tuple[list[Json], dict[str, NDArray[np.float64]]]:
+    """Rows per language, and what calibration sums per language; resamples documents."""
     found: list[Json] = []
-    for language, (first, last) in names.items():
+    gaps: dict[str, NDArray[np.float64]] = {}
+    correct_M = scores.correct
+    for language, (first, last) in ranges.items():
         inside = (scores.document_M >= first) & (scores.document_M < last)
         if not inside.any():
             continue
         document_M = scores.document_M[inside] - first
         count = np.bincount(document_M, minlength=last - first).astype(np.float64)
         used = count > 0
-        loss = np.bincount(document_M, scores.loss_M[inside], last - first)[used].astype(np.float64)
-        correct = np.bincount(document_M, scores.correct[inside], last - first)[used].astype(np.float64)
-        size = np.bincount(document_M, bytes_V[scores.target_M[inside]].astype(np.float64), last - first)[used]
+        loss, correct, size = (
+            np.bincount(document_M, x[inside], last - first)[used].astype(np.float64)
+            for x in (scores.loss_M, correct_M, scores.size_M)
+        )
         count = count[used]
         key = (settings.seed, "bootstrap", language)
         figures = {
@@ -50,13 +54,17 @@ def language_rows(
             "accuracy": ratio_interval(correct, count, settings.bootstrap, *key),
             "bits_per_byte": ratio_interval(loss / math.log(2), np.maximum(size, 1), settings.bootstrap, *key),
         }
-        if model.startswith("unigram"):
+        if len(scores.top_M):
+            parts = calibration.sums(scores.top_M[inside], correct_M[inside], document_M, last - first)[:, used]
+            figures[calibration.METRIC] = calibration.language_error(parts, settings.bootstrap, *key)
+            gaps[language] = parts.sum(1)
+        else:
             del figures["accuracy"]
         found += [
             row(model, digest, "mlm", language, tiers[language], metric, figure, int(count.sum()))
             for metric, figure in figures.items()
         ]
-    return found
+    return found, gaps
 
 
 def unigram_scores(scores: Scores, train: Split, test: Split, vocab: int) -> dict[str, Scores]:
@@ -70,7 +78,8 @@ def unigram_scores(scores: Scores, train: Split, test: Split, vocab: int) -> dic
         if inside.any():
             local = np.bincount(train.folder_tokens(language), minlength=vocab) + SMOOTHING * p_V
             own_M[inside] = -np.log(local[scores.target_M[inside]] / local.sum())
+    none = np.full(len(whole_M), -1, dtype=np.int64)
     return {
-        name: Scores(scores.document_M, scores.target_M, loss_M, np.full(len(loss_M), -1, dtype=np.int64))
+        name: Scores(scores.document_M, scores.target_M, loss_M, none, size_M=scores.size_M)
         for name, loss_M in (("unigram", whole_M), ("unigram-language", own_M))
     }

@@ -7,7 +7,8 @@ Legend: T packed tokens, M masked positions, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ class Scores:
     target_M: NDArray[np.int64]
     loss_M: NDArray[np.float64]
     guess_M: NDArray[np.int64]
+    top_M: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """Probability of the likeliest token; empty where there is no guess (unigram models)."""
+    size_M: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """UTF-8 bytes of the masked token; empty where nobody asked."""
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -64,55 +69,100 @@ def choose_round(split: Split, folders: list[str], tokens: int, seed: int) -> li
     return chosen
 
 
-@dataclass
-class _Piece:
+@dataclass(frozen=True)
+class Piece:
+    """A row for the model: a document, or as much of it as fits the context, with some tokens masked."""
+
     document: int
     input_T: NDArray[np.int64]
     index_M: NDArray[np.int64]
     target_M: NDArray[np.int64]
+    size_M: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
-def _pieces(split: Split, documents: list[int], context: int, rate: float, vocab: int, seed: int) -> list[_Piece]:
-    found: list[_Piece] = []
-    for document in documents:
-        ids_T = split.document(document).astype(np.int64)
-        input_T, index_M, target_M = mask_tokens(ids_T, rate, vocab, seed, "score", document)
-        pieces = cut(np.array([document]), np.array([len(ids_T)]), context)
-        for start, stop in zip(pieces.start, pieces.stop, strict=True):
-            inside = (index_M > start) & (index_M <= stop)
-            if inside.any():
-                piece_T = np.concatenate([[BOS], input_T[1 + start : 1 + stop], [EOS]])
-                found.append(_Piece(document, piece_T, index_M[inside] - start, target_M[inside]))
-    return sorted(found, key=lambda p: len(p.input_T))
+def batches(items: Iterable[Piece], tokens: int) -> Iterable[list[Piece]]:
+    """Batches of at least `tokens` tokens (but the last)."""
+    batch: list[Piece] = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += len(item.input_T)
+        if held >= tokens:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def score_pieces(pieces: Sequence[Piece], logits: Callable[[list[Piece]], torch.Tensor], tokens: int = BATCH_TOKENS) -> Scores:
+    """Score the masked tokens of pieces; `logits` gives z_MV (fp32) of a batch, in the order of its pieces."""
+    parts: list[tuple[NDArray[np.float64 | np.int64], ...]] = []
+    with torch.no_grad():  # not inference mode: what FSDP gathers for it is used again in training
+        for batch in batches(pieces, tokens):
+            target_M = np.concatenate([p.target_M for p in batch])
+            z_MV = logits(batch)
+            wanted = torch.from_numpy(target_M).to(z_MV.device)
+            loss = torch.nn.functional.cross_entropy(z_MV, wanted, reduction="none").double()
+            guess = z_MV.argmax(-1)
+            # ln p of the guess is its logit minus ln Σ exp, which the loss holds already.
+            apart = (z_MV.gather(1, guess[:, None]) - z_MV.gather(1, wanted[:, None]))[:, 0].double()
+            top_M, loss_M, guess_M = (x.cpu().numpy() for x in ((apart - loss).exp().clamp(max=1.0), loss, guess))
+            document_M = np.concatenate([np.full(len(p.index_M), p.document) for p in batch])
+            parts.append((document_M, target_M, loss_M, guess_M, top_M, np.concatenate([p.size_M for p in batch])))
+    if not parts:
+        empty = np.empty(0)
+        return Scores(empty.astype(np.int64), empty.astype(np.int64), empty, empty.astype(np.int64))
+    return Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def cut_document(
+    masked: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    document: int,
+    context: int,
+    outer: tuple[Sequence[int], Sequence[int]] = ((BOS,), (EOS,)),
+    size_M: NDArray[np.float64] | None = None,
+) -> list[Piece]:
+    """Cut a document as `mask_tokens` returned it (one special token at each end) into rows of `context` tokens.
+
+    Each row gets the special tokens `outer` before and behind it; rows without a masked token are left out.
+    """
+    input_T, index_M, target_M = masked
+    before, behind = (np.array(ids, dtype=np.int64) for ids in outer)
+    room = context - len(before) - len(behind)
+    rows = cut(np.array([document]), np.array([len(input_T)]), room + 2)
+    found: list[Piece] = []
+    for start, stop in zip(rows.start, rows.stop, strict=True):
+        inside = (index_M > start) & (index_M <= stop)
+        if inside.any():
+            row_T = np.concatenate([before, input_T[1 + start : 1 + stop], behind])
+            size = np.empty(0) if size_M is None else size_M[inside]
+            found.append(Piece(document, row_T, index_M[inside] - start - 1 + len(before), target_M[inside], size))
+    return found
+
+
+def packed_logits(model: MaskedLM, bf16: bool) -> Callable[[list[Piece]], torch.Tensor]:
+    """Logits of the masked tokens by our encoder: pieces one after the other in one packed row."""
+    device = next(model.parameters()).device
+
+    def logits(batch: list[Piece]) -> torch.Tensor:
+        starts = np.cumsum([0, *(len(p.input_T) for p in batch)])
+        ids_T = torch.from_numpy(np.concatenate([p.input_T for p in batch])).to(device)
+        index_M = np.concatenate([p.index_M + s for p, s in zip(batch, starts, strict=False)])
+        packing = Packing.of([len(p.input_T) for p in batch], device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return model.logits(ids_T, packing, torch.from_numpy(index_M).to(device)).float()
+
+    return logits
 
 
 def score(
     model: MaskedLM, split: Split, documents: list[int], context: int, rate: float, seed: int, bf16: bool = False
 ) -> Scores:
     """Score documents with a model; the model is left in evaluation mode."""
-    pieces = _pieces(split, documents, context, rate, model.cfg.vocab_size, seed)
-    device = next(model.parameters()).device
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
+    pieces: list[Piece] = []
+    for document in documents:
+        ids_T = split.document(document).astype(np.int64)
+        masked = mask_tokens(ids_T, rate, model.cfg.vocab_size, seed, "score", document)
+        pieces += cut_document(masked, document, context)
     model.eval()
-    batch: list[_Piece] = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for i, piece in enumerate(pieces):
-            batch.append(piece)
-            if i + 1 < len(pieces) and sum(len(p.input_T) for p in batch) < BATCH_TOKENS:
-                continue
-            starts = np.cumsum([0, *(len(p.input_T) for p in batch)])
-            ids_T = torch.from_numpy(np.concatenate([p.input_T for p in batch])).to(device)
-            index_M = np.concatenate([p.index_M + s for p, s in zip(batch, starts, strict=False)])
-            target_M = np.concatenate([p.target_M for p in batch])
-            packing = Packing.of([len(p.input_T) for p in batch], device)
-            z_MV = model.logits(ids_T, packing, torch.from_numpy(index_M).to(device)).float()
-            wanted = torch.from_numpy(target_M).to(device)
-            loss_M = torch.nn.functional.cross_entropy(z_MV, wanted, reduction="none").double().cpu().numpy()
-            guess_M = z_MV.argmax(-1).cpu().numpy()
-            document_M = np.concatenate([np.full(len(p.index_M), p.document) for p in batch])
-            parts.append((document_M, target_M, loss_M, guess_M))
-            batch = []
-    if not parts:
-        empty = np.empty(0)
-        return Scores(empty.astype(np.int64), empty.astype(np.int64), empty, empty.astype(np.int64))
-    return Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return score_pieces(sorted(pieces, key=lambda p: len(p.input_T)), packed_logits(model, bf16))

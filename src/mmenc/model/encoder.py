@@ -5,13 +5,15 @@ Decision: a forward pass takes one packed row of T tokens and a Packing, never a
 our state dict is the Hugging Face one. Modules start at zero and take nothing from the global random state: init.py
 fills them. Dropout (attention output only, as mmBERT) is a function of ``dropout_seed``: no seed, no dropout.
 
-Shapes: T packed tokens, D width, H heads, E head width, I GLU branch width, F = E / 2.
+Shapes: T packed tokens, M some of them, D width, H heads, E head width, I GLU branch width, J = 2 I, F = E / 2.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+import os
+import shutil
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmenc.errors import Refused
-from mmenc.model.attention import Packing, attention
-from mmenc.model.rope import rotate, table
+from mmenc.model.attention import Packing, attention, choose, takes_some_queries
+from mmenc.model.rope import Angles, in_turning_order, table, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mmenc.model.config import EncoderConfig
 
@@ -48,6 +50,13 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=4).digest(), "big")
 
 
+def _of_layer(seed: Dropout, layer: int) -> Dropout:
+    """The same draws with the seeds of one layer."""
+    if seed is None or isinstance(seed, int):
+        return None if seed is None else derive_seed(seed, layer)
+    return [draw._replace(seed=derive_seed(draw.seed, layer)) for draw in seed]
+
+
 def _bits(draw: Draw, width: int, device: torch.device) -> Tensor:
     """Return random int16 bits_TD of a draw's tokens; drawn whole, because CUDA's numbers depend on how many are drawn."""
     generator = torch.Generator(device=device).manual_seed(draw.seed)
@@ -56,17 +65,26 @@ def _bits(draw: Draw, width: int, device: torch.device) -> Tensor:
     return words.view(torch.int16)[draw.low * width : draw.high * width].view(-1, width)
 
 
-def dropout(x_TD: Tensor, p: float, seed: int | Sequence[Draw]) -> Tensor:
+def dropout(
+    x_TD: Tensor,
+    p: float,
+    seed: int | Sequence[Draw],
+    at_M: Tensor | None = None,
+    tokens: int | None = None,
+    draw_bits: Callable[[Draw, int, torch.device], Tensor] = _bits,
+) -> Tensor:
     """Drop with probability p (to 1/65536) as a function of (seed, shape, device type) on one torch version.
 
-    Each 64-bit draw decides four elements: on a CPU 1.0 ms for 4096 x 128, against 3.3 ms by bernoulli_.
+    Each 64-bit draw decides four elements: on a CPU 1.0 ms for 4096 x 128, against 3.3 ms by bernoulli_. With ``at_M``, x
+    holds these of ``tokens`` tokens, and they are dropped as they would be among all.
     """
-    tokens, width = x_TD.shape
+    tokens, width = tokens or len(x_TD), x_TD.shape[1]
     level = round(p * 65536)
     draws = [Draw(seed, tokens, 0, tokens)] if isinstance(seed, int) else seed
-    bits = [_bits(draw, width, x_TD.device) for draw in draws]
-    keep = (bits[0] if len(bits) == 1 else torch.cat(bits)) >= level - 32768
-    return x_TD * (keep.to(x_TD.dtype) * (65536 / (65536 - level)))
+    drawn = [draw_bits(draw, width, x_TD.device) for draw in draws]
+    bits = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+    keep = (bits if at_M is None else bits[at_M]) >= level - 32768
+    return x_TD * keep * (65536 / (65536 - level))  # in this order: the factor itself is no bf16 number
 
 
 class Linear(nn.Linear):
@@ -100,24 +118,52 @@ class Attention(nn.Module):
 
     def __init__(self, cfg: EncoderConfig, layer: int) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.layer, self.p = cfg.heads, cfg.head_dim, layer, cfg.attn_out_dropout
+        self.heads, self.head_dim, self.p = cfg.heads, cfg.head_dim, cfg.attn_out_dropout
         self.window = None if cfg.is_global(layer) else cfg.reach
         self.Wqkv = Linear(cfg.hidden, 3 * cfg.hidden)
         self.Wo = Linear(cfg.hidden, cfg.hidden)
+        self.attend, self.draw_bits = attention, _bits
 
     def forward(
-        self, x_TD: Tensor, packing: Packing, angles: tuple[Tensor, Tensor], backend: str, dropout_seed: Dropout
+        self, x_TD: Tensor, packing: Packing, angles: Angles, backend: str, dropout_seed: Dropout, at_M: Tensor | None = None
     ) -> Tensor:
-        """Return the update y_TD of the residual stream; ``angles`` are cos_TF, sin_TF."""
-        qkv = self.Wqkv(x_TD).view(-1, 3, self.heads, self.head_dim)
-        q_THE, k_THE = rotate(qkv[:, :2], *angles).unbind(1)
-        o_THE = attention(q_THE, k_THE, qkv[:, 2], packing, self.window, backend=backend)
-        y_TD: Tensor = self.Wo(o_THE.flatten(1))
+        """Return the update y_TD of the residual stream, or y_MD at some positions (ascending)."""
+        heads, size = self.heads, self.head_dim
+        weight = in_turning_order(self.Wqkv.weight, heads, size)
+        if at_M is not None and takes_some_queries(x_TD, packing, self.window, backend):
+            width = heads * size
+            (q_MHE,) = turned(F.linear(x_TD.index_select(0, at_M), weight[:width]).view(-1, 1, heads, size), angles.at(at_M), 1)
+            k_THE, v_THE = turned(F.linear(x_TD, weight[width:]).view(-1, 2, heads, size), angles, 1)
+            o_MHE = self.attend(q_MHE, k_THE, v_THE, packing, self.window, backend=backend, at_M=at_M)
+        else:
+            q_THE, k_THE, v_THE = turned(F.linear(x_TD, weight).view(-1, 3, heads, size), angles, 2)
+            o_THE = self.attend(q_THE, k_THE, v_THE, packing, self.window, backend=backend)
+            o_MHE = o_THE if at_M is None else o_THE.index_select(0, at_M)
+        y_MD: Tensor = self.Wo(o_MHE.flatten(1))
         if dropout_seed is None or self.p == 0.0:
-            return y_TD
-        if isinstance(dropout_seed, int):
-            return dropout(y_TD, self.p, derive_seed(dropout_seed, self.layer))
-        return dropout(y_TD, self.p, [draw._replace(seed=derive_seed(draw.seed, self.layer)) for draw in dropout_seed])
+            return y_MD
+        return dropout(y_MD, self.p, dropout_seed, at_M, len(x_TD), self.draw_bits)
+
+
+class _GeGlu(torch.autograd.Function):
+    """gelu(first half) * second half; the gradient is written into one tensor, where autograd concatenates two."""
+
+    @staticmethod
+    def forward(ctx: Any, h_TJ: Tensor) -> Tensor:
+        first_TI, second_TI = h_TJ.chunk(2, dim=-1)
+        gelu_TI = F.gelu(first_TI)
+        ctx.save_for_backward(h_TJ, gelu_TI)
+        return gelu_TI * second_TI
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        h_TJ, gelu_TI = ctx.saved_tensors
+        first_TI, second_TI = h_TJ.chunk(2, dim=-1)
+        total = torch.empty_like(h_TJ)
+        into_first, into_second = total.chunk(2, dim=-1)
+        torch.mul(grads[0], gelu_TI, out=into_second)
+        torch.ops.aten.gelu_backward.grad_input(grads[0] * second_TI, first_TI, grad_input=into_first)
+        return total
 
 
 class Mlp(nn.Module):
@@ -130,8 +176,7 @@ class Mlp(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the update y_TD of the residual stream."""
-        first_TI, second_TI = self.Wi(x_TD).chunk(2, dim=-1)
-        out: Tensor = self.Wo(F.gelu(first_TI) * second_TI)
+        out: Tensor = self.Wo(_GeGlu.apply(self.Wi(x_TD)))  # type: ignore[no-untyped-call]
         return out
 
 
@@ -147,11 +192,12 @@ class Layer(nn.Module):
         self.mlp = Mlp(cfg)
 
     def forward(
-        self, x_TD: Tensor, packing: Packing, angles: tuple[Tensor, Tensor], backend: str, dropout_seed: Dropout
+        self, x_TD: Tensor, packing: Packing, angles: Angles, backend: str, dropout_seed: Dropout, at_M: Tensor | None = None
     ) -> Tensor:
-        """Return x_TD after attention and MLP."""
-        x_TD = x_TD + self.attn(self.attn_norm(x_TD), packing, angles, backend, dropout_seed)
-        out: Tensor = x_TD + self.mlp(self.mlp_norm(x_TD))
+        """Return x_TD after attention and MLP, or x_MD at some positions."""
+        y_MD = self.attn(self.attn_norm(x_TD), packing, angles, backend, dropout_seed, at_M)
+        x_MD = (x_TD if at_M is None else x_TD.index_select(0, at_M)) + y_MD
+        out: Tensor = x_MD + self.mlp(self.mlp_norm(x_MD))
         return out
 
 
@@ -167,24 +213,52 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(cfg, i) for i in range(cfg.layers))
         self.final_norm = nn.LayerNorm(cfg.hidden, eps=cfg.norm_eps, bias=False)
 
-    def angles(self, packing: Packing, theta: float) -> tuple[Tensor, Tensor]:
-        """Return cos_TF and sin_TF for the packed positions, gathered once per packing and base."""
+    def compile_layers(self, device: torch.device) -> None:
+        """torch.compile each layer, but for two things that run as they are.
 
-        def gather() -> tuple[Tensor, Tensor]:
+        Drawing: torch 2.13 loses the storage behind a view of another dtype and fails. "sdpa": its loops over documents would
+        be compiled anew for every packing (90 s, then 10 s a step, against 16 s once for three layers on one CPU core).
+        """
+        compiler = os.environ.get("CXX", "g++")
+        if device.type == "cpu" and not shutil.which(compiler):
+            raise Refused(
+                f"compute.compile: on a CPU torch.compile needs a C++ compiler, and {compiler} is not here; set it to false"
+            )
+        name = choose(device) if self.backend == "auto" else self.backend
+        for layer in self.layers:
+            attn = cast("Attention", layer.attn)
+            attn.draw_bits = torch.compiler.disable(_bits)  # type: ignore[no-untyped-call]
+            if name == "sdpa":  # the kernels of a GPU are one call each, and flex must be compiled
+                attn.attend = torch.compiler.disable(attention)  # type: ignore[no-untyped-call]
+            layer.compile(dynamic=True)
+
+    def angles(self, packing: Packing, theta: float) -> Angles:
+        """Return the angles of the packed positions, gathered once per packing and base."""
+
+        def gather() -> Angles:
             cos_PF, sin_PF = table(self.cfg.max_position, theta, self.cfg.head_dim, packing.position_T.device)
-            return cos_PF[packing.position_T], sin_PF[packing.position_T]
+            return Angles.of(cos_PF[packing.position_T], sin_PF[packing.position_T])
 
-        made: tuple[Tensor, Tensor] = packing.once(("rope", theta, self.cfg.head_dim), gather)
+        made: Angles = packing.once(("rope", theta, self.cfg.head_dim), gather)
         return made
 
-    def forward(self, ids_T: Tensor, packing: Packing, dropout_seed: Dropout = None) -> Tensor:
-        """Encode packed documents; a token sees its own document only, and positions restart with each document."""
+    def forward(self, ids_T: Tensor, packing: Packing, dropout_seed: Dropout = None, at_M: Tensor | None = None) -> Tensor:
+        """Encode packed documents; a token sees its own document only, and positions restart with each document.
+
+        With ``at_M`` (in ascending order) return x_MD at these positions: the last layer needs keys and values of all
+        tokens, but queries, projection and MLP of these alone.
+        """
         cfg = self.cfg
         if packing.max_len > cfg.max_position:
             raise Refused(f"encoder: found a document of {packing.max_len} tokens, expected at most {cfg.max_position}")
+        # Looked at on the CPU only: on a GPU it would hold up every step.
+        if at_M is not None and at_M.device.type == "cpu" and bool((at_M.diff() < 0).any()):
+            raise Refused("encoder: found positions in no order, expected them ascending")
         x_TD = self.embeddings(ids_T)
         for i, layer in enumerate(self.layers):
-            args = (x_TD, packing, self.angles(packing, cfg.theta(i)), self.backend, dropout_seed)
+            some = at_M if i == len(self.layers) - 1 else None
+            # Derived here: hashing inside of a layer would break the graph of a compiled one.
+            args = (x_TD, packing, self.angles(packing, cfg.theta(i)), self.backend, _of_layer(dropout_seed, i), some)
             # Dropout is a function of its seed, so the second computation is the first, bit for bit.
             again = self.checkpointing and torch.is_grad_enabled()
             x_TD = checkpoint(layer, *args, use_reentrant=False) if again else layer(*args)

@@ -164,13 +164,12 @@ class MaskedLM(nn.Module):
         return out
 
     def logits(self, ids_T: Tensor, packing: Packing, index_M: Tensor | None = None) -> Tensor:
-        """Return z_MV at the given packed positions (all without them): for tests and scoring, not for training."""
-        x_MD = self.hidden(ids_T, packing)
-        return F.linear(self.head(x_MD if index_M is None else x_MD[index_M]), self.tied_weight, self.decoder.bias)
+        """Return z_MV at the given packed positions (ascending; all without them): for tests and scoring, not for training."""
+        return F.linear(self.head(self.model(ids_T, packing, at_M=index_M)), self.tied_weight, self.decoder.bias)
 
     def forward(
         self, ids_T: Tensor, packing: Packing, masked_index_M: Tensor, target_M: Tensor, dropout_seed: Dropout = None
     ) -> tuple[Tensor, Tensor]:
         """Return (loss_sum fp32, n_correct int64) over the masked positions."""
-        x_MD = self.model(ids_T, packing, dropout_seed).index_select(0, masked_index_M)
+        x_MD = self.model(ids_T, packing, dropout_seed, masked_index_M)
         return masked_loss(self.head(x_MD), self.tied_weight, self.decoder.bias, target_M)

@@ -1,16 +1,15 @@
-"""The report on what went in: sources, cleaning, validation, tokenizer, examples of the model's guesses, lineage."""
+"""The report on what went in: sources, cleaning, validation, examples of the model's guesses, lineage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mmenc.artifact import Json
 from mmenc.lineage import describe, tree_lines
 from mmenc.page import Cell, Html, Marked, details, figures, number, table, tag
 from mmenc.report.story import Story, fixed
 
 WORST = 20
-SERVED = (("bytes_per_token", 1, 2), ("tokens_per_word", 1, 2), ("single_byte_share", 100, 1))
-"""Facts of the tokenizer per language, the factor and the decimals that they are shown with."""
 
 
 def _sources(story: Story) -> Html:
@@ -35,20 +34,36 @@ def _cleaning(story: Story) -> list[str]:
     rows: list[list[Cell]] = [["kept", total["kept"], fixed(100 * total["kept"] / max(1, total["documents"]), 2)]]
     rows += [[f"rejected: {r}", n, fixed(100 * n / max(1, total["documents"]), 2)] for r, n in total["rejected"].items()]
     parts: list[str] = [tag("h3", "Cleaning"), table(["what became of it", "documents", "%"], rows, sortable=False)]
-    worst = sorted(
-        ((1 - row["kept"] / row["documents"], t, row) for t, row in facts["languages"].items() if row["kept"] < row["documents"]),
-        key=lambda item: (-item[0], item[1]),
-    )
-    if worst:
-        listed: list[list[Cell]] = [
-            [t, row["documents"], row["kept"], fixed(100 * share, 1), ", ".join(f"{r} {n}" for r, n in row["rejected"].items())]
-            for share, t, row in worst[:WORST]
-        ]
-        title = f"Where most is rejected ({len(worst)} languages lose anything" + (
-            f", the first {WORST})" if len(worst) > WORST else ")"
-        )
-        parts.append(details(title, table(["language", "documents", "kept", "rejected %", "why"], listed)))
+    if lines := total.get("boilerplate_lines"):
+        parts.append(f"{number(lines)} boilerplate lines were dropped from documents that stayed.")
+    if masked := total.get("masked"):
+        parts.append(f"Personal data was masked in {number(masked)} places.")
+    parts += _rejections(facts)
+    if examples := facts.get("examples"):
+        parts.append(details("Examples of what was rejected, one per language", _examples(examples)))
     return parts
+
+
+def _rejections(facts: Json) -> list[str]:
+    """Languages by the share that they lose, a column for each reason that occurs."""
+    losing = {t: row for t, row in facts["languages"].items() if row["kept"] < row["documents"]}
+    if not losing:
+        return []
+    reasons = list(facts["total"]["rejected"])
+    worst = sorted(losing.items(), key=lambda item: (item[1]["kept"] / item[1]["documents"], item[0]))
+    listed: list[list[Cell]] = [
+        [t, r["documents"], r["kept"], fixed(100 * (1 - r["kept"] / r["documents"]), 1), *(r["rejected"].get(w) for w in reasons)]
+        for t, r in worst
+    ]
+    title = f"{len(listed)} languages that lose anything, those that lose most first"
+    return [details(title, table(["language", "documents", "kept", "rejected %", *reasons], listed, find="find a language"))]
+
+
+def _examples(examples: Json) -> Html:
+    rows: list[list[Cell]] = [
+        [why, e["language"], e["text"], e["detail"], e["id"]] for why, found in examples.items() for e in found
+    ]
+    return table(["reason", "language", "beginning of the text", "detail", "document"], rows, find="find a reason or language")
 
 
 def _validation(story: Story) -> list[str]:
@@ -68,6 +83,11 @@ def _validation(story: Story) -> list[str]:
             for w in waivers
         ]
         parts.append(table(["language", "figure", "found", "threshold", "waived because"], rows))
+    if warned := facts.get("warnings"):
+        listed: list[list[Cell]] = [
+            [w["language"], w["expectation"].replace("_", " "), w["found"], w["threshold"]] for w in warned
+        ]
+        parts.append(details(f"{len(warned)} warnings", table(["language", "figure", "found", "threshold"], listed)))
     if untested := story.facts("tokenize")["without_test"]:
         parts.append(details(f"{len(untested)} without test documents", tag("p", ", ".join(untested))))
     return parts
@@ -76,25 +96,6 @@ def _validation(story: Story) -> list[str]:
 def data(story: Story) -> list[str]:
     """Show sources with licences, cleaning, validation."""
     return [_sources(story), *_cleaning(story), *_validation(story)]
-
-
-def tokenizer(story: Story) -> list[str]:
-    """Vocabulary and the languages that it serves worst."""
-    facts = story.facts("tokenizer")
-    table_ = facts["languages"]
-    if not table_:
-        return ["There is no held-out text to measure the tokenizer on."]
-    worst = sorted(table_, key=lambda t: (table_[t]["bytes_per_token"], t))[:WORST]
-    rows: list[list[Cell]] = [[t, *(fixed(scale * table_[t][k], digits) for k, scale, digits in SERVED)] for t in worst]
-    mean = sum(r["bytes_per_token"] for r in table_.values()) / len(table_)
-    text = f"{number(facts['vocab_size'])} entries, byte-level, trained on {sum(facts['sample_bytes'].values()) / 1e6:.1f} MB; "
-    text += f"{mean:.2f} bytes per token on held-out text, the mean over {len(table_)} languages. "
-    text += (
-        f"The {len(rows)} with the fewest bytes per token (tokens per word mean little where words are not spaced):"
-        if len(rows) > 1
-        else ""
-    )
-    return [text, table(["language", "bytes per token", "tokens per word", "tokens that are a lone byte, %"], rows)]
 
 
 def _piece(text: str) -> str:

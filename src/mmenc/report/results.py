@@ -9,17 +9,22 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from mmenc.card import describe_merge
 from mmenc.charts import bar_chart, short
 from mmenc.data.tokens import is_language
 from mmenc.page import Cell, Html, Marked, figures, number, table, tag
 from mmenc.report.story import BASELINES, Story, fixed, interval
+from mmenc.train.schedule import mask_words
 
 METRICS: dict[str, tuple[str, float, bool]] = {
     "mlm.bits_per_byte": ("Bits per byte", 1.0, False),
     "mlm.loss": ("Loss, nats per masked token", 1.0, False),
     "mlm.accuracy": ("Masked tokens guessed right, %", 100.0, True),
+    "mlm.calibration_error": ("Expected calibration error, 15 bins of the top probability, %", 100.0, False),
+    "pseudo.perplexity": ("Pseudo-perplexity, geometric mean", 1.0, False),
+    "pseudo.bits_per_byte": ("Pseudo-perplexity, bits per byte", 1.0, False),
     "retrieval.accuracy": ("Retrieval of the translation, %", 100.0, True),
     "retrieval.accuracy_centred": ("Retrieval, each language's mean embedding subtracted, %", 100.0, True),
 }
@@ -28,8 +33,15 @@ SHOWN = {"merge": "merged (released)", "unigram": "unigram of all text", "unigra
 NO_RETRIEVAL = "Retrieval was not measured: there are fewer than two parallel test documents or languages."
 
 
+def alone(story: Story) -> str:
+    """The branch that is released by itself because no merge was better on dev; empty where a merge is."""
+    return str(story.facts("merge")["chosen"].get("branch", ""))
+
+
 def shown(story: Story, model: str) -> str:
     """Name a model for the reader: what part it plays beside its name."""
+    if model == "merge" and (branch := alone(story)):
+        return f"released (= {branch})"
     if model in SHOWN:
         return SHOWN[model]
     part = "branch" if model in story.branches else "base" if model == story.recipe.merge.base else "phase"
@@ -77,17 +89,19 @@ def _plain_words(story: Story, languages: int) -> str:
         p, facts = recipe.phases[phase], story.facts(f"train:{phase}")
         many = f"{facts['languages']} language{'s' if facts['languages'] != 1 else ''}"
         many += "".join(f" and {100 * b.share:g} % {name}" for name, b in p.buckets.items())
-        how = f"{100 * p.mask:g} % masked, context {p.context}, τ {p.temperature:g}"
+        how = f"{mask_words(p)} masked, context {p.context}, τ {p.temperature:g}"
         return f"{phase} ({short(facts['tokens'])} tokens of {many}, {how})"
 
-    begun = "random weights" if recipe.model.source == "random" else recipe.model.source
+    begun = "random weights" if recipe.model.source == "random" else PurePosixPath(recipe.model.source).name
     name = story.facts("release")["name"]
     text = f"{name} is a masked language model of {recipe.model.layers} layers, trained from {begun} on {languages} "
     text += f"language{'s' if languages != 1 else ''}: " + ", then ".join(told(p) for p in trunk if p in story.phases) + ". "
     if story.branches:
         text += f"From there {len(story.branches)} branch{'es' if len(story.branches) > 1 else ''} went on with a falling "
         text += f"learning rate: {', '.join(told(b) for b in story.branches)}. "
-        if len(story.branches) > 1 or merge.method in ("linear", "exponential"):
+        if branch := alone(story):
+            text += f"No merge was better on dev; what is released is the branch {branch}. "
+        elif len(story.branches) > 1 or merge.method in ("linear", "exponential"):
             text += f"What is released is a merge: {describe_merge(story.facts('merge'))}, chosen on dev text. "
         else:
             text += "It is released as it is. "
@@ -225,7 +239,7 @@ def all_languages(story: Story) -> list[str]:
     head += ["unigram of the language", "saved", "accuracy %", "retrieval %"]
     rows = [_language_row(story, t, tier, read.get(t, 0)) for t, tier in story.languages.items()]
     untested = [t for t, tier in story.languages.items() if not story.figure("merge", "mlm.bits_per_byte", tier, t)]
-    text = f"{number(len(rows))} language{'s' if len(rows) != 1 else ''}; figures of the merged model on test, with the 95 % "
+    text = f"{number(len(rows))} language{'s' if len(rows) != 1 else ''}; figures of the released model on test, with the 95 % "
     text += "interval over documents. Tokens read and epochs are sums over all phases, every branch included. Saved: bits per "
     text += "byte fewer than the unigram model of the language itself needs; below zero the released model needs more. "
     if story.chance:

@@ -10,14 +10,22 @@ from __future__ import annotations
 from mmenc.artifact import Json
 from mmenc.job import Job
 from mmenc.page import Html, page, tag
-from mmenc.report.data import data, examples, lineage, tokenizer
+from mmenc.report import figures
+from mmenc.report.data import data, examples, lineage
+from mmenc.report.intrinsic import brought, calibration, pairs, scripts
+from mmenc.report.merge import merge_sweep, passed_gates
 from mmenc.report.results import all_languages, headline, kept_by_merge, results
 from mmenc.report.story import Story, gather
-from mmenc.report.training import cost, merge_sweep, phases, shares
+from mmenc.report.tokenizer import tokenizer
+from mmenc.report.training import cost, phases, shares
 
 SECTIONS = {
     "Results by tier": results,
+    "What each phase brought": brought,
     "What the merge kept": kept_by_merge,
+    "By script": scripts,
+    "Retrieval of all pairs": pairs,
+    "Calibration": calibration,
     "Phases": phases,
     "Language shares": shares,
     "All languages": all_languages,
@@ -25,6 +33,7 @@ SECTIONS = {
     "Tokenizer": tokenizer,
     "Fill-mask examples": examples,
     "Merge sweep": merge_sweep,
+    "Gates": passed_gates,
     "Lineage": lineage,
     "Cost": cost,
 }
@@ -44,10 +53,11 @@ def render(story: Story) -> str:
 
 
 def run(job: Job) -> Json:
-    """Write report.html."""
+    """Write report.html, and beside it the figures that DVC reads."""
     story = gather(job.recipe, job.inputs, job.resume.parent.parent / ".runs")
     text = render(story)
     (job.out / "report.html").write_text(text, encoding="utf-8")
+    figures.write(story, job.out)
     missing = len(story.steps) - len(story.runs)
     without = f"; {missing} of {len(story.steps)} steps have no run record" if missing else ""
     job.say(f"report.html, {len(text.encode()) / 1e6:.1f} MB{without}")

@@ -1,4 +1,4 @@
-"""The report on training: the phases and their curves, the mix of languages, the merge sweep, and what it all cost.
+"""The report on training: the phases and their curves, the mix of languages, and what it all cost.
 
 Decision: curves run along total tokens since the root, so branches lie side by side from the same start. Only held-out
 loss is comparable between phases (always the same mask rate); the training loss falls by itself when less is masked.
@@ -11,6 +11,7 @@ from mmenc.charts import line_chart, short, stacked_shares
 from mmenc.page import Cell, Marked, details, number, table, tag
 from mmenc.report.results import duration
 from mmenc.report.story import Story, fixed
+from mmenc.train.schedule import mask_words
 
 
 def _phase_row(story: Story, name: str) -> list[Cell]:
@@ -20,7 +21,8 @@ def _phase_row(story: Story, name: str) -> list[Cell]:
     shape = phase.lr.shape.replace("one_minus_sqrt", "1−√")
     end = "" if shape == "constant" else f" to {facts['learning_rate_end']:.1g}"
     warm = f", warm-up {short(phase.lr.warmup)}" if phase.lr.warmup else ""
-    row: list[Cell] = [name, phase.init, facts["tokens"], facts["languages"], phase.temperature, round(100 * phase.mask, 1)]
+    warm += "".join(f", changed after {short(c.after)}" for c in phase.changes)
+    row: list[Cell] = [name, phase.init, facts["tokens"], facts["languages"], phase.temperature, mask_words(phase)]
     row += [phase.context, short(phase.rope_theta), Marked(phase.lr.peak, note=f"{shape}{end}{warm}"), facts["steps"]]
     row += [fixed(100 * facts["fill"], 1), Marked(last, note=f"from {first:.3f}", digits=3)]
     speed = run.get("measured", {}).get("tokens_per_second")
@@ -38,7 +40,7 @@ def _curve(story: Story, kind: str) -> dict[str, list[tuple[float, float]]]:
 
 def phases(story: Story) -> list[str]:
     """Schedule table and both curves."""
-    head = ["phase", "from", "tokens", "languages", "τ", "mask %", "context", "RoPE base", "learning rate", "steps", "fill %"]
+    head = ["phase", "from", "tokens", "languages", "τ", "mask", "context", "RoPE base", "learning rate", "steps", "fill %"]
     head += ["held-out loss", "seconds", "tokens/s"]
     text = "Fill is the share of each row of the batch that holds text. Held-out loss (nats) is of dev text of the phase's own "
     text += "languages at 15 % masked: its start can jump where a phase brings new languages."
@@ -104,31 +106,6 @@ def shares(story: Story) -> list[str]:
     ]
 
 
-def merge_sweep(story: Story) -> list[str]:
-    """Dev loss of every merge that was tried, beside each branch alone."""
-    facts = story.facts("merge")
-    alone, sweep = facts["branches_alone"], facts["sweep"]
-    if len(alone) < 2 and facts["method"] in ("ties", "mean"):
-        return ["One branch was passed on as it is: there is nothing to sweep."]
-    best = min([*alone.values(), *(r["dev_loss"] for r in sweep)])
-
-    def loss(value: float) -> Cell:
-        return Marked(value, "best" if value == best else "", digits=4)
-
-    rows: list[list[Cell]] = [[f"{name} alone", loss(value), None, ""] for name, value in alone.items()]
-    for r in sweep:
-        settings = ", ".join(f"{k} {v:g}" for k, v in r.items() if k not in ("dev_loss", "sign_agreement"))
-        agreement = fixed(100 * r["sign_agreement"], 1) if "sign_agreement" in r else None
-        rows.append(
-            [f"{facts['method']}: {settings}", loss(r["dev_loss"]), agreement, "released" if r == facts["chosen"] else ""]
-        )
-    text = "The merge with the least loss on dev text of all languages is released; it was not chosen on test. Sign agreement is "
-    text += "the share of the kept parameters on whose direction all branches agree."
-    if better := [name for name, value in alone.items() if value < facts["chosen"]["dev_loss"]]:
-        text += f" Alone, {' and '.join(better)} {'has' if len(better) == 1 else 'have'} less dev loss than the best merge."
-    return [text, table(["model", "dev loss", "sign agreement %", ""], rows, sortable=False)]
-
-
 def _label(key: str) -> str:
     return key.replace(":", " ")
 
@@ -153,7 +130,7 @@ def cost(story: Story) -> list[str]:
     peak = max((r["peak_memory_bytes"] for r in story.runs.values()), default=0)
     rows.append(["all recorded", duration(seconds), fixed(seconds, 1), round(peak / 2**20), None])
     text = "Times are of the process that finished a step: after an interruption, of the last part only. "
-    text += "Money and energy are not recorded yet."
+    text += "Money and energy follow from `compute.price_per_hour` and `compute.watts`; `mmenc push` publishes them."
     head = ["step", "time", "seconds", "peak memory, MiB", "tokens/s"]
     return [text, table(head, rows, sortable=False), *_place(story)]
 

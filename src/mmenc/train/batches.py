@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mmenc.artifact import Json
-from mmenc.data.order import Stream
+from mmenc.data.order import Stream, Windows
 from mmenc.data.packing import Rows, join, window_rows
 from mmenc.data.tokens import Split
 from mmenc.sections import Phase
@@ -44,20 +44,21 @@ class Batches:
     """Batches of a whole phase, by place."""
 
     def __init__(self, streams: list[Stream], split: Split, phase: Phase, name: str, seed: int) -> None:
-        self.streams, self.split, self.phase = streams, split, phase
+        self.context = phase.context
         self.key = (seed, "order", name)
-        self.windows = max(1, round(phase.tokens / (WINDOW_ROWS * phase.context)))
+        self.count = max(1, round(phase.tokens / (WINDOW_ROWS * phase.context)))
+        self.windows = Windows(streams, [split.ranges[s.folder][0] for s in streams], self.count)
         # One and a half batches are looked at, so that many windows are held.
         held = 3 + -(-3 * phase.batch_tokens // (2 * WINDOW_ROWS * phase.context))
         self.window = lru_cache(maxsize=held)(self._window)
 
     def _window(self, number: int) -> Rows:
-        return window_rows(self.streams, self.split, number, self.windows, self.phase.context, self.key)
+        return window_rows(self.windows, number, self.context, self.key)
 
     def left(self, place: Place, enough: int) -> int:
         """Rows from a place to the phase's end, counted up to `enough`."""
         found, number = -place.row, place.window
-        while number < self.windows and found < enough:
+        while number < self.count and found < enough:
             found, number = found + len(self.window(number)), number + 1
         return found
 

@@ -1,17 +1,21 @@
-"""Init: the checkpoint at step 0: random as mmBERT's models (`full_megatron`), or a released model, as it is or strided down."""
+"""Init: the checkpoint at step 0: random as mmBERT's models (`full_megatron`), or a released model, as it is or resized."""
 
 from __future__ import annotations
 
 from mmenc.artifact import Json, sha256_file, write_json
+from mmenc.data.extend import extension_of
 from mmenc.data.tokenizer import load
 from mmenc.errors import Refused
 from mmenc.job import Job
-from mmenc.model.config import EncoderConfig, encoder_config, parameter_counts
+from mmenc.model.config import UNSET, EncoderConfig, encoder_config, parameter_counts
+from mmenc.model.grow import grow
 from mmenc.model.head import MaskedLM
 from mmenc.model.hf import from_hf_state, load_checkpoint, save_checkpoint, to_hf_state
 from mmenc.model.init import build
-from mmenc.model.resize import stride_state
+from mmenc.model.resize import resize_state
 from mmenc.train.state import no_consumption
+
+SPECIAL_IDS = ("pad_id", "eos_id", "bos_id", "unk_id", "mask_id")
 
 
 def run(job: Job) -> Json:
@@ -33,12 +37,22 @@ def _take_over(job: Job, config: EncoderConfig) -> MaskedLM:
     """Read a released model; its tokenizer must be ours, or its embeddings would mean other text."""
     folder = job.raw["model.source"]
     theirs, ours = folder / "tokenizer.json", job.inputs["tokenizer"].path / "tokenizer.json"
-    if theirs.is_file() and sha256_file(theirs) != sha256_file(ours):
+    grown = extension_of(job.inputs["tokenizer"].path)
+    if theirs.is_file() and sha256_file(theirs) != (grown["base_sha256"] if grown else sha256_file(ours)):
         raise Refused(f"{theirs}: is not the tokenizer of this recipe; set tokenizer.source to {str(folder)!r}")
-    source = load_checkpoint(folder)
-    if job.recipe.model.resize == "stride":
-        return from_hf_state(stride_state(to_hf_state(source), source.cfg, config), config)
-    for name in ("hidden", "layers", "heads", "intermediate", "window", "global_every", "vocab_size"):
+    source = load_checkpoint(folder) if grown is None else grow(load_checkpoint(folder), grown)
+    for name in SPECIAL_IDS:
+        found, expected = getattr(source.cfg, name), getattr(config, name)
+        if found not in (expected, UNSET):
+            key = name.replace("_id", "_token_id")
+            raise Refused(
+                f"{folder / 'config.json'}: {key} is {found}, in this recipe's tokenizer {expected}; the model was trained with "
+                f"another vocabulary"
+            )
+    if job.recipe.model.resize != "none":
+        state = resize_state(to_hf_state(source), source.cfg, config, job.recipe.model.resize)
+        return from_hf_state(state, config)
+    for name in ("hidden", "layers", "heads", "intermediate", "window", "global_every", "vocab_size", "norm_eps"):
         if getattr(source.cfg, name) != getattr(config, name):
             raise Refused(
                 f"model.{name}: {folder} has {getattr(source.cfg, name)}, the recipe {getattr(config, name)}; expected equal"

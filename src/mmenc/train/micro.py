@@ -50,7 +50,9 @@ def cut(
     """
     ids_T, lengths = materialise(rows, split)
     seed, name, step = names
-    input_T, index_M, target_M = mask_tokens(ids_T, phase.mask, vocab, seed, "mask", name, step)
+    input_T, index_M, target_M = mask_tokens(
+        ids_T, phase.mask, vocab, seed, "mask", name, step, masking=phase.masking, edges_V=split.edges_V
+    )
     piece_R1 = np.concatenate([[0], rows.ends]).tolist()
     token_R1 = np.concatenate([[0], np.cumsum(lengths)])[piece_R1].tolist()
     parts: list[Part] = []

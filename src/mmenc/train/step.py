@@ -16,10 +16,9 @@ from mmenc.costs import phase_costs
 from mmenc.data.tokens import is_language
 from mmenc.job import Job
 from mmenc.model.config import parameter_counts
-from mmenc.train.group import Group, processes
+from mmenc.train.group import Group
 from mmenc.train.loop import HELDOUT_MASK, Trainer
 from mmenc.train.schedule import learning_rate
-from mmenc.train.state import write_checkpoint
 from mmenc.train.task import Task
 
 __all__ = ["HELDOUT_MASK", "Trainer", "run", "train"]
@@ -76,11 +75,13 @@ def _facts(trainer: Trainer, state: Json) -> Json:
         "total_tokens": state["total"]["tokens"],
         "rows": loop.rows,
         "fill": round(loop.row_tokens / (loop.rows * phase.context), 6),
-        "learning_rate_end": learning_rate(phase.lr, loop.tokens, phase.tokens),
+        "cut": {"documents": loop.cut_documents, "tokens": loop.cut_tokens},
+        "learning_rate_end": learning_rate(phase, loop.tokens),
         "curve": loop.curve,
         "heldout": loop.heldout,
         "observed": observed,
         "mix_distance": round(distance, 6),
+        "skipped": loop.skipped,
         "languages": sum(1 for t in state["languages"] if is_language(t)),
     }
 
@@ -91,13 +92,14 @@ def train(task: Task, group: Group, saved: Callable[[], None]) -> tuple[Json, Js
     measured = trainer.run()
     if group.size > 1:
         measured["processes"] = {"count": group.size, "weights": group.prove_equal(trainer.model)}
-    if group.rank:
+    snapshot = trainer.snapshot()
+    if not snapshot:
         return {}, {}
     measured["plan"] = _compare_with_plan(trainer, measured)
     state = _state(trainer)
-    write_checkpoint(task.out, trainer.model, trainer.optimizer, state)
+    snapshot.write(task.out, state)
     if trainer.loop.kept:
-        shutil.copytree(task.resume / "kept", task.out / "checkpoints")
+        shutil.copytree(task.resume / "kept", task.out / "checkpoints", ignore=shutil.ignore_patterns(".tmp.*"))
     facts = _facts(trainer, state)
     write_json(task.out / "curve.json", {"curve": facts["curve"], "heldout": facts["heldout"]})
     first, last = facts["heldout"][0][1], facts["heldout"][-1][1]
@@ -110,14 +112,9 @@ def train(task: Task, group: Group, saved: Callable[[], None]) -> tuple[Json, Js
 
 
 def run(job: Job) -> Json:
-    """The step: train here, or launch one process per accelerator (on CPUs: as many as the recipe says)."""
-    compute = job.recipe.compute
-    count = processes(compute)
-    if count > 1:
-        from mmenc.train.launch import launch
+    """The step: one process, several of this machine, or several nodes, as the recipe says."""
+    from mmenc.train.launch import launch
 
-        facts, measured = launch(job, Task.of(job), count)
-    else:
-        facts, measured = train(Task.of(job), Group(compute), job.saved)
+    facts, measured = launch(job)
     job.measured |= measured
     return facts
