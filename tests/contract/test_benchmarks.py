@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zstandard
 
-from benchmarks import feeds
+from benchmarks import feeds, scale
 from benchmarks.gpu_profile import classify
 from benchmarks.gpu_sides import make_batch, packed, padded
+from mmenc.data.shards import read_documents
 from mmenc.data.tokens import BOS, EOS, SplitWriter
+from tests.pipeline import TINY_LANGUAGES
 
 KEYS = {"name", "setting", "unit", "ours", "peer", "peer_name", "peer_version", "ratio", "limit", "of_limit"}
 ROOT = Path(__file__).parents[2]
@@ -176,3 +179,24 @@ def test_batches_of_both_sides_hold_the_same_tokens():
 )
 def test_kernels_have_a_class(kernel, kind):
     assert classify(kernel) == kind
+
+
+def test_copies_of_a_corpus_go_through_the_data_steps_and_their_memory_is_said(corpus, tmp_path):
+    source, raw = tmp_path / "corpus", tmp_path / "out" / "raw"
+    source.mkdir()
+    for tag in TINY_LANGUAGES[:3]:
+        lines = [row for path in sorted((corpus / tag).glob("*")) for row in read_documents(path)]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines)
+        (source / f"{tag}.jsonl.zst").write_bytes(zstandard.compress(text.encode()))
+    done = module("scale", source, tmp_path / "out", "--copies", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [row[0] for row in rows] == list(scale.STEPS)
+    assert all(50 < int(row[3]) < 2_000 and row[4] == "MB" for row in rows)
+    for path in source.iterdir():
+        before = list(read_documents(path))
+        after = list(read_documents(raw / path.name.split(".")[0] / "text.jsonl.zst"))
+        assert [d["text"] for d in after[::2]] == [d["text"] for d in before]
+        assert [sorted(d["text"]) for d in after[1::2]] == [sorted(d["text"]) for d in before]
+        assert len({d["id"] for d in after}) == 2 * len(before)
+        assert sum(a["text"] != b["text"] for a, b in zip(after[1::2], before, strict=True)) > 0.9 * len(before)
