@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -27,14 +27,14 @@ Work = Callable[..., None]
 ADVICE = "finished parts are kept: run again, with a lower compute.threads if it happens again"
 
 
-def here(work: Work, calls: Calls) -> Iterator[str]:
+def here(work: Work, calls: Calls) -> Generator[str]:
     """One after the other in this process; yields the keys as they are done, as all executors do."""
     for key, arguments in calls.items():
         work(*arguments)
         yield key
 
 
-def processes(step: str, work: Work, calls: Calls, count: int) -> Iterator[str]:
+def processes(step: str, work: Work, calls: Calls, count: int) -> Generator[str]:
     """In `count` processes, which end with this one."""
     pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
     try:
@@ -64,7 +64,7 @@ def _begin(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def ray_tasks(step: str, work: Work, calls: Calls, count: int, address: str) -> Iterator[str]:
+def ray_tasks(step: str, work: Work, calls: Calls, count: int, address: str) -> Generator[str]:
     """As tasks of a Ray cluster at an address, or of one that lives on this machine as long as the step, with `count` workers."""
     try:
         import ray

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,27 @@ class Parts:
         done = meeting.there(self.stage) if meeting else {k for k in parts if (self.folder(k) / RESULT).is_file()}
         order = meeting.share.order(list(parts)) if meeting else parts
         missing = {k: (self.folder(k), function, parts[k], meeting) for k in order if k not in done}
-        for parent in {self.folder(k).parent for k in missing}:
-            clear_stale(parent)
         if len(missing) < len(parts):
             self.job.say(f"{self.stage}: {len(parts) - len(missing)} of {len(parts)} parts are there from before")
-        with bar(self.stage, len(parts), "parts") as shown:
+        with bar(self.stage, len(parts), "parts") as shown, self._tidied(missing), closing(self._executed(missing)) as made:
             shown.advance(len(parts) - len(missing))
-            for key in self._executed(missing):
+            for key in made:
                 shown.advance(1, key)
         if meeting:
             self._meet(meeting, list(parts), list(missing))
         return {k: self._result(k) for k in parts}
+
+    @contextmanager
+    def _tidied(self, keys: Iterable[str]) -> Iterator[None]:
+        """Remove half parts of a step that was killed before, and afterwards of workers that were ended because one failed."""
+        folders = {self.folder(k).parent for k in keys}
+        for folder in folders:
+            clear_stale(folder)
+        try:
+            yield
+        finally:
+            for folder in folders:
+                clear_stale(folder)
 
     def _result(self, key: str) -> Json:
         own, other = self.folder(key) / RESULT, self.folder(key) / LISTED
@@ -98,7 +109,7 @@ class Parts:
         except OSError:  # another file system
             shutil.copyfile(path, target)
 
-    def _executed(self, calls: executors.Calls) -> Iterator[str]:
+    def _executed(self, calls: executors.Calls) -> Generator[str]:
         """Run the calls by what `compute.executor` names; yield their keys as they are done."""
         step, compute = self.job.step.name, self.job.recipe.compute
         if compute.executor == "ray" and calls:

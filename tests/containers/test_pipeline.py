@@ -6,6 +6,7 @@ import json
 import os
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,23 @@ from tests.pipeline import contents, hashes, made
 def run(pipeline: Path, root: Path, data: Path) -> list[tuple[str, float, int]]:
     """Run a compiled pipeline on kfp's DockerRunner; return each container's task, seconds and exit code.
 
-    KFP's word is not taken for it: it reads the exit code after the engine may have removed the container.
+    KFP asks for the exit code after the last line of the log, and takes a container that the engine has removed by then for
+    one that succeeded; here the code is asked for while the container lives.
     """
     import docker as client
+    from docker.models.containers import Container, ContainerCollection
     from kfp import components, local
     from kfp.local import docker_task_handler
 
     ran: list[tuple[str, float, int]] = []
     real = docker_task_handler.run_docker_container
+
+    start_container = ContainerCollection.run
+
+    def waited(self: ContainerCollection, **words: object) -> Container:
+        container = start_container(self, **words)
+        container.wait = ThreadPoolExecutor(1).submit(container.wait).result
+        return container
 
     def timed(command: list[str], **rest: object) -> int:
         start = time.monotonic()
@@ -42,6 +52,7 @@ def run(pipeline: Path, root: Path, data: Path) -> list[tuple[str, float, int]]:
     try:
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what this runner cannot honour: limits, display names
+            patch.setattr(ContainerCollection, "run", waited)
             patch.setattr(docker_task_handler, "run_docker_container", timed)
             local.init(local.DockerRunner(network_mode="none", mounts=[raw]), pipeline_root=str(root), raise_on_error=False)
             components.load_component_from_file(str(pipeline))(data_uri=str(data))

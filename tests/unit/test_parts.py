@@ -83,6 +83,22 @@ def test_a_refusal_is_passed_on_and_leaves_no_half_part(tmp_path, threads):
     assert not list(made.root.glob(".tmp.*"))
 
 
+def half_or_refused(folder, number):
+    if number < 0:
+        while not list(folder.parent.glob(".tmp.half.*/begun")):
+            time.sleep(0.01)
+        raise Refused(f"{number} is below 0")
+    (folder / "begun").touch()
+    time.sleep(60)
+
+
+def test_a_part_that_is_half_made_when_another_one_refuses_is_gone(tmp_path):
+    made = Parts(OneJob(tmp_path / "r", 2), "stage")
+    with pytest.raises(Refused, match="-2 is below 0"):
+        made.run(half_or_refused, {"half": (1,), "b": (-2,)})
+    assert list(made.root.iterdir()) == []
+
+
 def test_a_killed_worker_is_a_sentence_and_other_parts_stay(tmp_path):
     job = OneJob(tmp_path / "r", 2)
     with pytest.raises(Refused, match=r"one of its 2 processes was killed .*finished parts are kept"):
