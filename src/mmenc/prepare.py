@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -66,7 +65,6 @@ def closing_screen(params: Path) -> None:
     release = ARTIFACTS / "release"
     if not (ARTIFACTS / "report").is_dir() or not (release / "manifest.json").is_file():
         raise Refused(f"{release}: nothing is released here yet; `make run` goes there")
-    manifest = read_json(release / "manifest.json")
     tiers = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["tiers"]
     chance = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["retrieval"]["chance"]
     retrieval = f"retrieval (chance {100 * chance:.0f} %)" if chance else "retrieval"
@@ -83,11 +81,8 @@ def closing_screen(params: Path) -> None:
             f"{100 * mine['mlm.accuracy']:.1f} %" if "mlm.accuracy" in mine else "-",
             f"{100 * found:.1f} %" if found is not None else "-",
         )
-    seconds = 0.0
-    for digest in {manifest["digest"], *read_json(release / "lineage.json")}:
-        record = ARTIFACTS / ".runs" / digest / "run.json"
-        if record.is_file():
-            seconds += float(json.loads(record.read_text(encoding="utf-8"))["seconds"])
+    runs = [ARTIFACTS / ".runs" / read_json(path)["digest"] / "run.json" for path in ARTIFACTS.rglob("manifest.json")]
+    seconds = sum(float(read_json(run)["seconds"]) for run in runs if run.is_file())
     console = Console()
     console.print(table)
     lines = [

@@ -57,6 +57,14 @@ def test_a_second_run_leaves_everything_as_it_is(finished, monkeypatch, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in (finished / "artifacts").rglob("manifest.json")}
 
 
+def test_the_closing_screen_counts_every_step(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    assert main(["show"]) == 0
+    records = [read_json(p) for p in (finished / "artifacts/.runs").glob("*/run.json")]
+    assert {r["step"] for r in records} >= {"evaluate", "release", "report"}
+    assert f"{sum(r['seconds'] for r in records) / 60:.1f} minutes of work in all steps" in capsys.readouterr().out
+
+
 def test_config_never_holds_compute(artifacts: Path):
     for path in artifacts.rglob("manifest.json"):
         assert "compute" not in read_json(path)["config"]
