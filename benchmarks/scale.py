@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale CORPUS OUT [--copies 14]
 
-CORPUS holds `TAG.jsonl.zst` of documents (`id`, `text`); OUT gets every language that many times over. A copy's words (of a text
-without spaces: its characters) are shuffled, so that copies are no duplicates while their sizes, scripts and alphabets stay true;
-what depends on word order (compression, merges of long pieces) is not. No peer: the question is whether the steps end, and in
-which memory. Steps go on where they were stopped when the same command is given again.
+CORPUS holds `TAG.jsonl.zst` of documents (`id`, `text`); OUT gets every language that many times over. A copy's words (in
+scripts without spaces: characters) are shuffled, so that copies are no duplicates while their sizes, scripts and alphabets
+stay true; what depends on word order (compression, merges of long pieces) is not. No peer: the question is whether the steps
+end, and in which memory. Steps go on where they were stopped when the same command is given again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import yaml
 import zstandard
 
 from mmenc.data.shards import Document, read_documents
+from mmenc.data.words import ALONE
 
 REPO = Path(__file__).parents[1]
 STEPS = {
@@ -39,7 +40,7 @@ STEPS = {
 def shuffled(text: str, seed: str) -> str:
     """The same words, or the same characters where there are no words, in another order."""
     draw = random.Random(seed)
-    spaced = text.count(" ") * 40 > len(text)
+    spaced = 5 * len(ALONE.findall(text)) < len(text)
     pieces = text.split(" ") if spaced else list(text)
     draw.shuffle(pieces)
     return (" " if spaced else "").join(pieces)
