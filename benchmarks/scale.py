@@ -23,18 +23,11 @@ from pathlib import Path
 import yaml
 import zstandard
 
+from experiments.annealing import SHARED
 from mmenc.data.shards import Document, read_documents
 from mmenc.data.words import ALONE
 
 REPO = Path(__file__).parents[1]
-STEPS = {
-    "ingest": {"data": "raw"},
-    "clean": {"raw": "artifacts/ingest"},
-    "validate": {"clean": "artifacts/clean"},
-    "tokenizer": {"clean": "artifacts/clean", "validate": "artifacts/validate"},
-    "tokenize": {name: f"artifacts/{name}" for name in ("clean", "validate", "tokenizer")},
-}
-"""In their order: roles and what lies there."""
 
 
 def shuffled(text: str, seed: str) -> str:
@@ -107,7 +100,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=14)
     options = parser.parse_args()
     prepare(options.corpus, options.out, options.copies)
-    for step, roles in STEPS.items():
+    for step, roles in SHARED.items():
         if code := measure(options.out, step, [f"{role}={path}" for role, path in roles.items()]):
             sys.exit(code)
 

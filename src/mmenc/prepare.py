@@ -65,8 +65,8 @@ def closing_screen(params: Path) -> None:
     release = ARTIFACTS / "release"
     if not (ARTIFACTS / "report").is_dir() or not (release / "manifest.json").is_file():
         raise Refused(f"{release}: nothing is released here yet; `make run` goes there")
-    tiers = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["tiers"]
-    chance = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]["retrieval"]["chance"]
+    facts = read_json(ARTIFACTS / "evaluate" / "merge" / "manifest.json")["facts"]
+    tiers, chance = facts["tiers"], facts["retrieval"]["chance"]
     retrieval = f"retrieval (chance {100 * chance:.0f} %)" if chance else "retrieval"
     table = Table("tier", title=f"{recipe.release.name} on held-out text", title_justify="left", box=None)
     for name in ("bits per byte", "unigram's", "masked right", retrieval):

@@ -191,7 +191,7 @@ def test_copies_of_a_corpus_go_through_the_data_steps_and_their_memory_is_said(c
     done = module("scale", source, tmp_path / "out", "--copies", 2)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert [row[0] for row in rows] == list(scale.STEPS)
+    assert [row[0] for row in rows] == list(scale.SHARED)
     assert all(50 < int(row[3]) < 2_000 and row[4] == "MB" for row in rows)
     for path in source.iterdir():
         before = list(read_documents(path))
